@@ -7,10 +7,8 @@ tried on the same questions with the same cues, and the liveliest (``signals.Sig
 
 from __future__ import annotations
 
-import math
-import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -18,17 +16,14 @@ from typing import Any
 
 from torch import nn
 
+from introspection_probe.asking import Asked, Meter, Progress, ask
 from introspection_probe.endpoint import Interview
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.models import model_fingerprint
 from introspection_probe.probe_set import ProbeSet, check_share, split_groups
-from introspection_probe.records import Behavior, Probe, ProbeExample, Rendered
-from introspection_probe.rollout import EncodedProbe, encode_probes, measure_behaviors, render
+from introspection_probe.records import Probe
 from introspection_probe.signals import Signal, read_signal, signal_warnings
 from introspection_probe.tasks.base import PromptStyle, Task
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being asked, the examples done so far and the examples to do in all."""
 
 STYLE_SAMPLE = 48
 """Questions that each style is tried on: a share is then known to 14 points, enough to tell styles apart."""
@@ -99,9 +94,9 @@ def build_probe_set(
     styles = _candidates(task, style)
     numbered = list(enumerate(rows))
     sample = numbered[:style_sample] if len(styles) > 1 else []
-    meter = _Meter(progress, len(styles) * len(sample) + len(rows) - len(sample))
-    interview = partial(_ask, task, model, tokenizer, seed, meter)
-    trials: list[tuple[PromptStyle, list[_Asked]]] = []
+    meter = Meter(progress, len(styles) * len(sample) + len(rows) - len(sample))
+    interview = partial(ask, task, model, tokenizer, seed, meter)
+    trials: list[tuple[PromptStyle, list[Asked]]] = []
     refused: dict[str, str] = {}
     for candidate in styles if sample else ():
         try:
@@ -164,34 +159,6 @@ def build_probe_set(
     return probe_set, summary
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A question in one style, and how the model behaved."""
-
-    example: ProbeExample
-    rendered: Rendered
-    behavior: Behavior
-
-
-class _Meter:
-    """Counts examples over several measurements for one progress bar."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress, self._total, self._done = progress, total, 0
-
-    def label(self, what: str) -> Callable[[int], None]:
-        def advance(count: int) -> None:
-            self._done += count
-            if self._progress is not None:
-                self._progress(what, self._done, self._total)
-
-        advance(0)
-        return advance
-
-    def skip(self, count: int) -> None:
-        self._done += count
-
-
 def _candidates(task: Task, style: str | None) -> list[PromptStyle]:
     styles = list(task.styles())
     if style is None:
@@ -203,52 +170,5 @@ def _candidates(task: Task, style: str | None) -> list[PromptStyle]:
     return named
 
 
-def _ask(
-    task: Task,
-    model: nn.Module | Interview,
-    tokenizer: Any,
-    seed: int,
-    meter: _Meter,
-    style: PromptStyle,
-    rows: Sequence[tuple[int, Mapping[str, Any]]],
-) -> list[_Asked]:
-    """The model's behaviour on numbered rows in one style, without those whose prompts exceed its window."""
-    if not rows:
-        return []
-    # A generator for each row: what a cue names depends neither on the style nor on the rows before it.
-    examples = [task.example(row, style, random.Random(f"{seed} {number}")) for number, row in rows]
-    rendered = [render(tokenizer, example, style) for example in examples]
-    encoded = encode_probes(tokenizer, examples, rendered, answer_prefix=style.answer_prefix)
-    window = _window(model)
-    fitting = [index for index, probe in enumerate(encoded) if _longest(probe) <= window]
-    if not fitting:
-        raise IntrospectionError(
-            f"none of {len(rows)} questions fits the model's window of {window} tokens: use shorter questions"
-        )
-    advance = meter.label(style.name)
-    meter.skip(len(rows) - len(fitting))
-    examples, rendered = [examples[index] for index in fitting], [rendered[index] for index in fitting]
-    if isinstance(model, Interview):
-        behaviors = model.behaviors(examples, rendered, answer_prefix=style.answer_prefix, progress=advance)
-    else:
-        behaviors = measure_behaviors(model, tokenizer, [encoded[index] for index in fitting], progress=advance)
-    return [_Asked(*item) for item in zip(examples, rendered, behaviors, strict=True)]
-
-
-def _signal(style: PromptStyle, asked: Sequence[_Asked]) -> Signal:
+def _signal(style: PromptStyle, asked: Sequence[Asked]) -> Signal:
     return read_signal(style.name, [item.example for item in asked], [item.behavior for item in asked])
-
-
-def _longest(probe: EncodedProbe) -> int:
-    """Tokens of the longest sequence that a round or a mixed step computes for an example."""
-    answer = max(map(len, probe.included_options + probe.ablated_options))
-    explanation = max(map(len, probe.explanation_ids)) + 1  # the end token
-    return max(len(probe.included) + answer, len(probe.ablated) + answer, len(probe.question) + explanation)
-
-
-def _window(model: nn.Module | Interview) -> float:
-    """Positions the model can read; no limit where its configuration names none (recurrent models)."""
-    if isinstance(model, Interview):
-        return model.window
-    config: Any = model.config
-    return float(getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf)

@@ -1,0 +1,98 @@
+"""How a model behaves on a task's rows in one prompt style."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from introspection_probe.endpoint import Interview
+from introspection_probe.errors import IntrospectionError
+from introspection_probe.records import Behavior, ProbeExample, Rendered
+from introspection_probe.rollout import EncodedProbe, encode_probes, measure_behaviors, render
+from introspection_probe.tasks.base import PromptStyle, Task
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being asked, the examples done so far and the examples to do in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question in one style, and how the model behaved."""
+
+    example: ProbeExample
+    rendered: Rendered
+    behavior: Behavior
+
+
+class Meter:
+    """Counts examples over several measurements for one progress bar."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def label(self, what: str) -> Callable[[int], None]:
+        """A function that counts examples done under this heading."""
+
+        def advance(count: int) -> None:
+            self._done += count
+            if self._progress is not None:
+                self._progress(what, self._done, self._total)
+
+        advance(0)
+        return advance
+
+    def skip(self, count: int) -> None:
+        """Count examples that will not be asked."""
+        self._done += count
+
+
+def ask(
+    task: Task,
+    model: nn.Module | Interview,
+    tokenizer: Any,
+    seed: int,
+    meter: Meter,
+    style: PromptStyle,
+    rows: Sequence[tuple[int, Mapping[str, Any]]],
+) -> list[Asked]:
+    """The model's behaviour on numbered rows in one style, without those whose prompts exceed its window."""
+    if not rows:
+        return []
+    # A generator for each row: what a cue names depends neither on the style nor on the rows before it.
+    examples = [task.example(row, style, random.Random(f"{seed} {number}")) for number, row in rows]
+    rendered = [render(tokenizer, example, style) for example in examples]
+    encoded = encode_probes(tokenizer, examples, rendered, answer_prefix=style.answer_prefix)
+    window = _window(model)
+    fitting = [index for index, probe in enumerate(encoded) if _longest(probe) <= window]
+    if not fitting:
+        raise IntrospectionError(
+            f"none of {len(rows)} questions fits the model's window of {window} tokens: use shorter questions"
+        )
+    advance = meter.label(style.name)
+    meter.skip(len(rows) - len(fitting))
+    examples, rendered = [examples[index] for index in fitting], [rendered[index] for index in fitting]
+    if isinstance(model, Interview):
+        behaviors = model.behaviors(examples, rendered, answer_prefix=style.answer_prefix, progress=advance)
+    else:
+        behaviors = measure_behaviors(model, tokenizer, [encoded[index] for index in fitting], progress=advance)
+    return [Asked(*item) for item in zip(examples, rendered, behaviors, strict=True)]
+
+
+def _longest(probe: EncodedProbe) -> int:
+    """Tokens of the longest sequence that a round or a mixed step computes for an example."""
+    answer = max(map(len, probe.included_options + probe.ablated_options))
+    explanation = max(map(len, probe.explanation_ids)) + 1  # the end token
+    return max(len(probe.included) + answer, len(probe.ablated) + answer, len(probe.question) + explanation)
+
+
+def _window(model: nn.Module | Interview) -> float:
+    """Positions the model can read; no limit where its configuration names none (recurrent models)."""
+    if isinstance(model, Interview):
+        return model.window
+    config: Any = model.config
+    return float(getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf)
