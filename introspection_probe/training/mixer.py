@@ -5,21 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path as FilePath
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from introspection_probe.config import IntrospectionConfig
-from introspection_probe.errors import IntrospectionError
 from introspection_probe.rollout import distributed
 from introspection_probe.rollout.batching import token_batches
 from introspection_probe.rollout.forward import device_of, path_logits
 from introspection_probe.rollout.isolation import isolated_rng, measuring
 from introspection_probe.rollout.tree import Path, build_tree
+from introspection_probe.training.drawing import Drawing, Share
 from introspection_probe.training.losses import MixExample, explanation_nll, reference_kl
 from introspection_probe.training.reference import Reference, ReferenceRow, write_reference
 
@@ -43,22 +41,25 @@ class Mixer:
     """The fixed explanations of a run, and the gradient they add.
 
     Args:
-        examples: the probe set's ``train`` split.
-        content_hash: of the probe set; ties the reference file to it.
+        examples: the ``train`` split of the probe set, or of several one after another.
+        content_hash: of the probe sets; ties the reference file to them.
         packed: whether an example's three prompts share one packed sequence.
+        shares: how many of the examples are each set's, and its share of the batches; default: one set.
 
     Raises:
         IntrospectionError: no examples.
     """
 
     def __init__(
-        self, examples: Sequence[MixExample], config: IntrospectionConfig, *, content_hash: str, packed: bool
+        self,
+        examples: Sequence[MixExample],
+        config: IntrospectionConfig,
+        *,
+        content_hash: str,
+        packed: bool,
+        shares: Sequence[Share] | None = None,
     ) -> None:
-        if not examples:
-            raise IntrospectionError(
-                "there is nothing to mix in: the train split is empty; build a larger probe set, or set "
-                "explanation_weight=0 to measure only"
-            )
+        self._drawing = Drawing(shares or [Share(len(examples), 1.0)], config.mix_batch_size, config.seed)
         self._examples = tuple(examples)
         self._config = config
         self._content_hash = content_hash
@@ -67,13 +68,8 @@ class Mixer:
         self._warned_of_missing = False
 
     def draw(self, step: int) -> list[int]:
-        """Indices of the examples mixed in at an optimizer step: a function of the seed and the step alone.
-
-        Each pass over the examples is a permutation, so every example is drawn equally often.
-        """
-        count, size = len(self._examples), self._config.mix_batch_size
-        places = (divmod(place, count) for place in range(step * size, (step + 1) * size))
-        return [int(_permutation(self._config.seed, epoch, count)[offset]) for epoch, offset in places]
+        """Indices of the examples mixed in at an optimizer step: a function of the seed and the step alone."""
+        return self._drawing.batch(step)
 
     def capture_reference(self, model: nn.Module, path: FilePath, *, steps: int) -> None:
         """Compute log p_M0, while the model still is M0, for what the next ``steps`` steps draw; write it down."""
@@ -105,8 +101,7 @@ class Mixer:
         self._reference = Reference(path, self._content_hash)
 
     def _steps_that_matter(self, steps: int) -> int:
-        one_pass = -(-len(self._examples) // self._config.mix_batch_size)
-        return max(1, min(steps, one_pass))
+        return max(1, min(steps, self._drawing.steps_of_a_pass))
 
     def loss(self, model: nn.Module, step: int) -> tuple[Tensor, MixLosses]:
         """The whole weighted term of this process's share, with its graph (for a host that does one backward)."""
@@ -210,11 +205,6 @@ def _size(paths: Sequence[Path], *, packed: bool) -> int:
     if packed:
         return len(build_tree(paths))
     return len(paths) * max(len(path.ids) for path in paths)
-
-
-@lru_cache(maxsize=4)
-def _permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 def _step_seed(seed: int, step: int) -> int:
