@@ -1,4 +1,4 @@
-"""How a model behaves on a task's rows in one prompt style."""
+"""How a model behaves on a task's rows in one prompt style: the questions made of the rows, and the answers."""
 
 from __future__ import annotations
 
@@ -6,18 +6,39 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from introspection_probe.endpoint import Interview
-from introspection_probe.errors import IntrospectionError
 from introspection_probe.records import Behavior, ProbeExample, Rendered
 from introspection_probe.rollout import EncodedProbe, encode_probes, measure_behaviors, render
 from introspection_probe.tasks.base import PromptStyle, Task
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being asked, the examples done so far and the examples to do in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A task's row in one style, ready to be asked.
+
+    Attributes:
+        number: the row's place in ``task.rows()``, from 0.
+    """
+
+    number: int
+    example: ProbeExample
+    rendered: Rendered
+    encoded: EncodedProbe
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the longest sequence that a round or a mixed step computes for it."""
+        probe = self.encoded
+        answer = max(map(len, probe.included_options + probe.ablated_options))
+        explanation = max(map(len, probe.explanation_ids)) + 1  # the end token
+        return max(len(probe.included) + answer, len(probe.ablated) + answer, len(probe.question) + explanation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,46 +72,49 @@ class Meter:
         self._done += count
 
 
-def ask(
-    task: Task,
-    model: nn.Module | Interview,
-    tokenizer: Any,
-    seed: int,
-    meter: Meter,
-    style: PromptStyle,
-    rows: Sequence[tuple[int, Mapping[str, Any]]],
-) -> list[Asked]:
-    """The model's behaviour on numbered rows in one style, without those whose prompts exceed its window."""
-    if not rows:
-        return []
+def questions(
+    task: Task, tokenizer: Any, seed: int, style: PromptStyle, rows: Sequence[tuple[int, Mapping[str, Any]]]
+) -> list[Question]:
+    """The questions made of numbered rows, in their order.
+
+    Raises:
+        IntrospectionError: the tokenizer cannot express the style.
+    """
     # A generator for each row: what a cue names depends neither on the style nor on the rows before it.
     examples = [task.example(row, style, random.Random(f"{seed} {number}")) for number, row in rows]
     rendered = [render(tokenizer, example, style) for example in examples]
     encoded = encode_probes(tokenizer, examples, rendered, answer_prefix=style.answer_prefix)
-    window = _window(model)
-    fitting = [index for index, probe in enumerate(encoded) if _longest(probe) <= window]
-    if not fitting:
-        raise IntrospectionError(
-            f"none of {len(rows)} questions fits the model's window of {window} tokens: use shorter questions"
-        )
-    advance = meter.label(style.name)
-    meter.skip(len(rows) - len(fitting))
-    examples, rendered = [examples[index] for index in fitting], [rendered[index] for index in fitting]
+    return [Question(number, *made) for (number, _), *made in zip(rows, examples, rendered, encoded, strict=True)]
+
+
+def ask(
+    task: Task,
+    model: nn.Module | Interview,
+    tokenizer: Any,
+    style: PromptStyle,
+    asked: Sequence[Question],
+    *,
+    path: Literal["auto", "packed", "flat"] = "auto",
+    progress: Callable[[int], None] | None = None,
+) -> list[Asked]:
+    """The model's behaviour on questions of one style.
+
+    Args:
+        path: how a local model's answers are read; see ``rollout.Prober``.
+        progress: called with the number of examples finished since the last call.
+    """
+    if not asked:
+        return []
+    examples, rendered = [question.example for question in asked], [question.rendered for question in asked]
     if isinstance(model, Interview):
-        behaviors = model.behaviors(examples, rendered, answer_prefix=style.answer_prefix, progress=advance)
+        behaviors = model.behaviors(examples, rendered, answer_prefix=style.answer_prefix, progress=progress)
     else:
-        behaviors = measure_behaviors(model, tokenizer, [encoded[index] for index in fitting], progress=advance)
+        encoded = [question.encoded for question in asked]
+        behaviors = measure_behaviors(model, tokenizer, encoded, path=path, progress=progress)
     return [Asked(*item) for item in zip(examples, rendered, behaviors, strict=True)]
 
 
-def _longest(probe: EncodedProbe) -> int:
-    """Tokens of the longest sequence that a round or a mixed step computes for an example."""
-    answer = max(map(len, probe.included_options + probe.ablated_options))
-    explanation = max(map(len, probe.explanation_ids)) + 1  # the end token
-    return max(len(probe.included) + answer, len(probe.ablated) + answer, len(probe.question) + explanation)
-
-
-def _window(model: nn.Module | Interview) -> float:
+def window(model: nn.Module | Interview) -> float:
     """Positions the model can read; no limit where its configuration names none (recurrent models)."""
     if isinstance(model, Interview):
         return model.window

@@ -10,13 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import islice
 from typing import Any
 
 from torch import nn
 
-from introspection_probe.asking import Asked, Meter, Progress, ask
+from introspection_probe.asking import Asked, Meter, Progress, ask, questions, window
 from introspection_probe.endpoint import Interview
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.models import model_fingerprint
@@ -95,7 +94,21 @@ def build_probe_set(
     numbered = list(enumerate(rows))
     sample = numbered[:style_sample] if len(styles) > 1 else []
     meter = Meter(progress, len(styles) * len(sample) + len(rows) - len(sample))
-    interview = partial(ask, task, model, tokenizer, seed, meter)
+
+    def interview(candidate: PromptStyle, some: Sequence[tuple[int, Mapping[str, Any]]]) -> list[Asked]:
+        if not some:
+            return []
+        made = questions(task, tokenizer, seed, candidate, some)
+        fitting = [question for question in made if question.tokens <= window(model)]
+        if not fitting:
+            raise IntrospectionError(
+                f"none of {len(some)} questions fits the model's window of {window(model)} tokens: "
+                "use shorter questions"
+            )
+        advance = meter.label(candidate.name)
+        meter.skip(len(some) - len(fitting))
+        return ask(task, model, tokenizer, candidate, fitting, progress=advance)
+
     trials: list[tuple[PromptStyle, list[Asked]]] = []
     refused: dict[str, str] = {}
     for candidate in styles if sample else ():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -43,8 +43,9 @@ def measure_behaviors(
     tokenizer: Any,
     probes: Sequence[EncodedProbe],
     *,
+    path: Literal["auto", "packed", "flat"] = "auto",
     token_budget: int = DEFAULT_TOKEN_BUDGET,
     progress: Progress | None = None,
 ) -> list[Behavior]:
     """Only the answers on ``x`` and ``x\\C``. See :class:`Prober`."""
-    return Prober(tokenizer, probes, token_budget=token_budget).behaviors(model, progress=progress)
+    return Prober(tokenizer, probes, path=path, token_budget=token_budget).behaviors(model, progress=progress)
