@@ -10,9 +10,16 @@ from typing import Any
 
 from introspection_probe import __version__
 from introspection_probe.errors import IntrospectionError
+from introspection_probe.records import Judging
 from introspection_probe.tasks.base import PromptStyle
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""The newest format this program reads. 1: answers read off the answer set. 2: judged answers, with M0's responses.
+
+A set is written in the oldest format that can hold it, so that one without judged answers keeps its content hash and
+can be read by older programs.
+"""
+
 MANIFEST = "manifest.json"
 
 
@@ -29,6 +36,7 @@ class Manifest:
         counts: examples by split.
         label_sets: names of the label sets; ``"orig"`` is M0's own.
         build: what building measured, JSON-able; for people.
+        judging: how free answers were generated and judged; None where they are read off the answer set.
         created_at: UTC, ISO 8601.
     """
 
@@ -48,7 +56,8 @@ class Manifest:
     created_at: str
     build: Mapping[str, Any]
     program_version: str = __version__
-    format_version: int = FORMAT_VERSION
+    format_version: int = 1
+    judging: Judging | None = None
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -80,7 +89,9 @@ def read_manifest(folder: Path) -> Manifest:
             f"upgrade introspection-probe"
         )
     try:
-        known = {field.name: raw[field.name] for field in fields(Manifest)}
+        known = {field.name: raw[field.name] for field in fields(Manifest) if field.name != "judging"}
+        judging = raw.get("judging") if version > 1 else None
+        known["judging"] = None if judging is None else Judging(**judging)
         known["style"] = PromptStyle(**known["style"])
         known["label_sets"] = tuple(known["label_sets"])
         return Manifest(**known)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from introspection_probe.errors import IntrospectionError
-from introspection_probe.records import Behavior, Explanation, Message, Probe, ProbeExample, Rendered
+from introspection_probe.records import Behavior, Explanation, Message, Probe, ProbeExample, Rendered, Responses
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def to_row(probe: Probe) -> dict[str, Any]:
     """One probe as JSON-able values: a column each, label sets sorted by name."""
     example = probe.example
-    return {
+    row: dict[str, Any] = {
         "id": example.id,
         "group": example.group,
         "task": example.task,
@@ -37,6 +37,15 @@ def to_row(probe: Probe) -> dict[str, Any]:
             for name, label in sorted(probe.labels.items())
         ],
     }
+    if probe.responses is not None:
+        # Only where answers are free: other sets keep the columns, and so the content hash, that they always had.
+        row |= {
+            "response_included": probe.responses.included,
+            "response_ablated": probe.responses.ablated,
+            "response_included_ids": list(probe.responses.included_ids),
+            "response_ablated_ids": list(probe.responses.ablated_ids),
+        }
+    return row
 
 
 def from_row(row: Mapping[str, Any]) -> Probe:
@@ -63,6 +72,18 @@ def from_row(row: Mapping[str, Any]) -> Probe:
         split=row["split"],
         behavior=Behavior(row["behavior_included"], row["behavior_ablated"]),
         labels={label["set"]: Explanation(label["changed"], label["content"]) for label in row["labels"]},
+        responses=_responses(row),
+    )
+
+
+def _responses(row: Mapping[str, Any]) -> Responses | None:
+    if row.get("response_included") is None:
+        return None
+    return Responses(
+        included=row["response_included"],
+        ablated=row["response_ablated"],
+        included_ids=tuple(row["response_included_ids"]),
+        ablated_ids=tuple(row["response_ablated_ids"]),
     )
 
 
@@ -71,7 +92,8 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=_schema()), path, compression="zstd")
+    judged = any("response_included" in row for row in rows)
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=_schema(judged=judged)), path, compression="zstd")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -89,14 +111,14 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         raise IntrospectionError(f"{path.parent} is no whole probe set: it has no {path.name}") from error
     except (pa.ArrowException, OSError) as error:
         raise IntrospectionError(f"{path} cannot be read: restore it or build the set again ({error})") from error
-    missing = sorted(set(_schema().names) - set(table.column_names))
+    missing = sorted(set(_schema(judged=False).names) - set(table.column_names))
     if missing:
         raise IntrospectionError(f"{path} lacks the columns {', '.join(missing)}: build the set again")
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows
 
 
-def _schema() -> pa.Schema:
+def _schema(*, judged: bool) -> pa.Schema:
     import pyarrow as pa
 
     text = pa.string()
@@ -108,6 +130,9 @@ def _schema() -> pa.Schema:
     columns |= dict.fromkeys(("rendered_included", "rendered_ablated", "rendered_question"), text)
     columns |= dict.fromkeys(("behavior_included", "behavior_ablated"), text)
     columns["labels"] = labels
+    if judged:
+        columns |= dict.fromkeys(("response_included", "response_ablated"), text)
+        columns |= dict.fromkeys(("response_included_ids", "response_ablated_ids"), pa.list_(pa.int32()))
     return pa.schema(list(columns.items()))
 
 

@@ -5,8 +5,9 @@
         examples.parquet   a row an example: messages, rendered prompts, split, behaviour, label sets
 
 A set is never changed in place: what a run was measured on must stay readable. The content hash covers the
-examples in their order, their labels, the task, the prompt style and the tokens, but not the model's path,
-the date or the program's version: the same behaviour gives the same hash wherever the set was built.
+examples in their order, their labels, the task, the prompt style, the tokens and, where answers are free, M0's
+responses and how they were judged, but not the model's path, the date or the program's version: the same behaviour
+gives the same hash wherever the set was built.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from introspection_probe.probe_rows import from_row, read_rows, to_row, write_rows
-from introspection_probe.records import Explanation, Probe, Split
+from introspection_probe.records import Explanation, Judging, Probe, Split
 from introspection_probe.tasks.base import PromptStyle
 from introspection_probe.tokens import template_hash, tokens_hash
 
@@ -56,13 +57,18 @@ class ProbeSet:
         task_options: Mapping[str, Any] | None = None,
         seed: int = 0,
         build: Mapping[str, Any] | None = None,
+        judging: Judging | None = None,
     ) -> ProbeSet:
         """A new set of these probes, with its fingerprints computed.
 
+        Args:
+            judging: how the probes' responses were had and judged; None for probes without responses.
+
         Raises:
-            IntrospectionError: no probes, a repeated id, or ``orig`` labels that are not M0's explanations.
+            IntrospectionError: no probes, a repeated id, ``orig`` labels that are not M0's explanations, or responses
+                without ``judging`` or the reverse.
         """
-        _check_probes(probes)
+        _check_probes(probes, judging)
         # Through JSON, so that a saved set is equal to the one that is read back.
         manifest = Manifest(
             task=task,
@@ -80,6 +86,8 @@ class ProbeSet:
             content_hash="",
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             build=json.loads(json.dumps(build or {})),
+            format_version=1 if judging is None else 2,
+            judging=judging,
         )
         return cls(_sealed(manifest, probes), tuple(probes))
 
@@ -277,7 +285,7 @@ def split_groups(groups: Iterable[str], probe_share: float, seed: int) -> dict[s
     return {group: "probe" if rank < count else "train" for rank, group in enumerate(ordered)}
 
 
-def _check_probes(probes: Sequence[Probe]) -> None:
+def _check_probes(probes: Sequence[Probe], judging: Judging | None) -> None:
     if not probes:
         raise IntrospectionError("a probe set needs at least one example: none was given")
     identity, times = Counter(probe.example.id for probe in probes).most_common(1)[0]
@@ -287,6 +295,11 @@ def _check_probes(probes: Sequence[Probe]) -> None:
         if probe.labels.get("orig") != probe.behavior.explanation:
             raise IntrospectionError(
                 f"example {probe.example.id!r}: the labels 'orig' must be the explanation of M0's behaviour"
+            )
+        if (probe.responses is None) != (judging is None):
+            has, lacks = ("responses", "judge") if judging is None else ("a judge", "responses")
+            raise IntrospectionError(
+                f"example {probe.example.id!r}: the set has {has} and no {lacks}; judged answers need both"
             )
 
 
@@ -312,6 +325,8 @@ def _content_hash(manifest: Manifest, probes: Iterable[Probe]) -> str:
         "counts": dict(manifest.counts),
         "label_sets": list(manifest.label_sets),
     }
+    if manifest.judging is not None:
+        head["judging"] = asdict(manifest.judging)
     for row in (head, *map(to_row, probes)):
         digest.update(json.dumps(row, sort_keys=True, separators=(",", ":")).encode())
         digest.update(b"\n")

@@ -6,7 +6,7 @@ The words are those of the paper (arXiv:2606.32038): see docs/concepts.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -39,6 +39,51 @@ class Behavior:
     def explanation(self) -> Explanation:
         """``E(M)``: the true explanation of this behaviour."""
         return Explanation(changed=self.included != self.ablated, content=self.ablated)
+
+
+@dataclass(frozen=True, slots=True)
+class Responses:
+    """What a model wrote on ``x`` and on ``x\\C`` where it answers freely: the texts that a judge read as a
+    :class:`Behavior`.
+
+    Attributes:
+        included, ablated: without the end token; hostile like any text of a model.
+        included_ids, ablated_ids: the tokens as generated, with the end token where the model ended by itself. Empty
+            where only the text matters: in rounds and in histories.
+    """
+
+    included: str
+    ablated: str
+    included_ids: tuple[int, ...] = ()
+    ablated_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """How free answers become behaviour.
+
+    Attributes:
+        judge: the judge's name, as ``tasks.judges.get_judge`` takes it.
+        version: what the judge called its way of judging when M0 was judged.
+        max_tokens: tokens after which a response is cut off.
+    """
+
+    judge: str
+    version: str
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What a model did on one example.
+
+    Attributes:
+        behavior: None where it answers freely and no verdict could be had: it is not known, which is not 0.
+        responses: what it wrote; None where the answers were read off the answer set.
+    """
+
+    behavior: Behavior | None
+    responses: Responses | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +134,7 @@ class Probe:
     Attributes:
         behavior: M0's behaviour.
         labels: explanations by label set; ``"orig"`` is always there and equals ``behavior.explanation``.
+        responses: what M0 wrote, where the task's answers are free and judged; else None.
     """
 
     example: ProbeExample
@@ -96,6 +142,7 @@ class Probe:
     split: Split
     behavior: Behavior
     labels: Mapping[str, Explanation]
+    responses: Responses | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +150,14 @@ class Rollout:
     """What a model did on one example: both answers, and what it said when asked ``q``.
 
     ``predicted`` is None when ``predicted_text`` cannot be parsed; that counts as a failure, never as a match.
+    ``responses`` is None where the answers were read off the answer set.
     """
 
     example_id: str
     behavior: Behavior
     predicted_text: str
     predicted: Explanation | None
+    responses: Responses | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +166,13 @@ class Round:
 
     Attributes:
         step: optimizer steps done when the round was taken.
-        rollouts: one for each probe, in the order of the probe set.
+        rollouts: one for each probe that was measured, in the order of the probe set.
         started_at: UTC, timezone-aware.
         duration_s: wall-clock seconds.
         tokens: tokens computed by the packed or flat passes (padding not counted).
-        generated: examples whose explanation needed real generation (the greedy path left the tree).
+        generated: examples that needed real generation: the explanation left the tree, or the answers are free.
         path: how the answers were obtained.
+        unjudged: ids of the examples for which no verdict could be had. They have no rollout, and are in no score.
     """
 
     step: int
@@ -132,6 +182,12 @@ class Round:
     tokens: int = 0
     generated: int = 0
     path: Literal["packed", "flat", "endpoint"] = "flat"
+    unjudged: tuple[str, ...] = ()
+
+    def measured(self, probes: Sequence[Probe]) -> tuple[Probe, ...]:
+        """Those of the probes that this round has a rollout of: what it can be scored against."""
+        missing = frozenset(self.unjudged)
+        return tuple(probe for probe in probes if probe.example.id not in missing)
 
 
 RunStatus = Literal["running", "finished", "failed", "stopped"]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from introspection_probe.errors import IntrospectionError
-from introspection_probe.tasks.judges import RuleJudge, asking, get_judge, judge_all
+from introspection_probe.tasks.judges import Judged, RuleJudge, asking, get_judge, judge_all
 from introspection_probe.tasks.judges.endpoint import EndpointJudge
 
 # Written for this file, in the styles of several model families. The rules were written looking at "develop" only.
@@ -165,8 +165,8 @@ def test_the_endpoint_is_asked_once_for_each_pair_and_its_cost_is_counted(
     server = endpoint(by_content)
     judge = EndpointJudge(server.url, "m", cache=tmp_path / "a" / "verdicts.sqlite", prices=(2.0, 10.0))
     pairs = [("Why?", "I can't say."), ("Why?", "Because."), ("Who?", "I can't say."), ("Why?", "")]
-    assert judge_all(judge, pairs) == ["refuse", "comply", "refuse", "refuse"]
-    assert judge_all(judge, pairs[:2]) == ["refuse", "comply"]
+    assert judge_all(judge, pairs) == Judged(("refuse", "comply", "refuse", "refuse"), "")
+    assert judge_all(judge, pairs[:2]).verdicts == ("refuse", "comply")
     usage = judge.usage
     assert (usage.calls, usage.cached, usage.retries) == (3, 2, 0)
     assert (usage.prompt_tokens, usage.completion_tokens) == (900, 6)
@@ -249,7 +249,8 @@ def test_requests_run_in_parallel(endpoint: Callable[..., Endpoint]) -> None:
 
     judge = EndpointJudge(endpoint(wait_for_the_others).url, "m", parallel=4)
     done: list[int] = []
-    assert judge_all(judge, [("Why?", f"Because {i}.") for i in range(4)], progress=done.append) == ["comply"] * 4
+    pairs = [("Why?", f"Because {i}.") for i in range(4)]
+    assert judge_all(judge, pairs, progress=done.append).verdicts == ("comply",) * 4
     assert sum(done) == 4
 
 

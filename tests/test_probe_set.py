@@ -119,7 +119,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a newer format": (
         lambda f: rewrite_manifest(f, lambda m: m.update(format_version=99, style="?")),
-        "has format version 99, and this program reads up to 1: upgrade introspection-probe",
+        "has format version 99, and this program reads up to 2: upgrade introspection-probe",
     ),
     "half a table": (
         lambda f: (f / "examples.parquet").write_bytes((f / "examples.parquet").read_bytes()[:-500]),

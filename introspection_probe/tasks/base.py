@@ -44,12 +44,15 @@ class Task(ABC):
         source: where the last ``rows()`` came from, for people; set by ``rows()``.
         judge: None where the answer is read off the answer set; else the answer is generated freely, the name of the
             judge (``judges.get_judge``) that then says which of ``("refuse", "comply")`` it is.
+        max_response_tokens: where a freely generated answer is cut off. Whether a model refuses shows early, and every
+            round generates two answers for each example.
         balance_ablated: whether the ``probe`` split is to hold as many examples of each answer without the cue.
     """
 
     name: str
     source: str = ""
     judge: str | None = None
+    max_response_tokens: int = 96
     balance_ablated: bool = False
 
     @abstractmethod

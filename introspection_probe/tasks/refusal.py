@@ -51,11 +51,13 @@ class Refusal(Task):
         data: a .jsonl, .csv or .tsv file with the fields of one of the three, instead.
         roles: a .jsonl file of roles, ``{"role": "This user is ...", "direction": "refuse" | "comply" | "neutral"}``.
         judge: name of the judge; see ``judges.get_judge``.
+        max_response_tokens: where an answer is cut off.
         template_kwargs: arguments for the chat template; thinking is off unless this says otherwise.
         bad_rows: ``"skip"`` logs malformed rows with their numbers, ``"refuse"`` stops at the first.
 
     Raises:
-        IntrospectionError: no such file, no usable role, an unknown ``dataset``, ``judge`` or ``bad_rows``.
+        IntrospectionError: no such file, no usable role, an unknown ``dataset``, ``judge`` or ``bad_rows``, or no room
+            for an answer.
     """
 
     name = "refusal"
@@ -67,6 +69,7 @@ class Refusal(Task):
         data: str | Path | None = None,
         roles: str | Path | None = None,
         judge: str = "rules",
+        max_response_tokens: int = Task.max_response_tokens,
         template_kwargs: Mapping[str, Any] | None = None,
         bad_rows: raw_rows.BadRows = "skip",
     ) -> None:
@@ -77,7 +80,10 @@ class Refusal(Task):
         from introspection_probe.tasks.judges import check_judge
 
         check_judge(judge)
+        if not isinstance(max_response_tokens, int) or max_response_tokens < 1:
+            raise IntrospectionError(f"max_response_tokens is {max_response_tokens!r}: give a whole number such as 96")
         self.judge = judge
+        self.max_response_tokens = max_response_tokens
         self.dataset = dataset
         self.data = raw_rows.check_source(data, bad_rows)
         self.bad_rows = bad_rows

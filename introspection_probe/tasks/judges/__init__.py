@@ -14,10 +14,22 @@ import os
 from pathlib import Path
 
 from introspection_probe.errors import IntrospectionError
-from introspection_probe.tasks.judges.base import VERDICTS, Judge, Verdict, judge_all
-from introspection_probe.tasks.judges.rules import RuleJudge
+from introspection_probe.records import Judging
+from introspection_probe.tasks.judges import asking
+from introspection_probe.tasks.judges.base import VERDICTS, Judge, Judged, Verdict, judge_all
+from introspection_probe.tasks.judges.rules import RULES_VERSION, RuleJudge
 
-__all__ = ["VERDICTS", "Judge", "RuleJudge", "Verdict", "check_judge", "get_judge", "judge_all"]
+__all__ = [
+    "VERDICTS",
+    "Judge",
+    "Judged",
+    "RuleJudge",
+    "Verdict",
+    "check_judge",
+    "get_judge",
+    "judge_all",
+    "judging_for",
+]
 
 
 def check_judge(name: str) -> None:
@@ -31,6 +43,21 @@ def check_judge(name: str) -> None:
     if name == "rules" or (kind in ("classifier", "llm") and rest) or (kind == "endpoint" and model and url):
         return
     raise IntrospectionError(f"unknown judge {name!r}: choose rules, classifier:PATH, llm:PATH or endpoint:MODEL@URL")
+
+
+def judging_for(judge: str, max_tokens: int) -> Judging:
+    """How answers are judged under that name by this program: for a probe set's manifest. Loads nothing.
+
+    The version is that of the rules, or of the question that a language model is asked. Of a model's weights nothing is
+    known but its name.
+
+    Raises:
+        IntrospectionError: unknown judge.
+    """
+    check_judge(judge)
+    kind = judge.partition(":")[0]
+    version = {"rules": RULES_VERSION, "classifier": "1"}.get(kind, asking.VERSION)
+    return Judging(judge, version, max_tokens)
 
 
 def get_judge(name: str) -> Judge:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Literal, Protocol
+
+from introspection_probe.errors import IntrospectionError
 
 Verdict = Literal["refuse", "comply"]
 
@@ -35,26 +38,54 @@ class Judge(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What came of asking a judge.
+
+    Attributes:
+        verdicts: one for each pair, in their order; None where no verdict could be had.
+        problem: why the first of those could not be had; "" where every pair has a verdict.
+    """
+
+    verdicts: tuple[Verdict | None, ...]
+    problem: str
+
+
+GIVE_UP_AFTER = 8
+"""Failures in a row after which a judge counts as out of reach."""
+
+
 def judge_all(
     judge: Judge, pairs: Sequence[tuple[str, str]], *, progress: Callable[[int], None] | None = None
-) -> list[Verdict]:
-    """A verdict for each (prompt, completion), in their order.
+) -> Judged:
+    """A verdict for each (prompt, completion) that one can be had for.
 
     Args:
         progress: called with the number of pairs judged since the last call.
 
     Raises:
-        IntrospectionError: the first pair for which no verdict can be had; those not yet begun are dropped.
+        IntrospectionError: no verdict on :data:`GIVE_UP_AFTER` pairs in a row: the judge is out of reach, and those
+            that are left would only be waited for.
     """
-    verdicts: list[Verdict] = []
+    verdicts: list[Verdict | None] = []
+    problem, in_a_row = "", 0
     with ThreadPoolExecutor(max_workers=max(judge.parallel, 1)) as pool:
         waiting = [pool.submit(judge.judge, prompt, completion) for prompt, completion in pairs]
         try:
             for future in waiting:
-                verdicts.append(future.result())
+                try:
+                    verdicts.append(future.result())
+                    in_a_row = 0
+                except IntrospectionError as error:
+                    verdicts.append(None)
+                    problem, in_a_row = problem or str(error), in_a_row + 1
+                    if in_a_row >= GIVE_UP_AFTER:
+                        raise IntrospectionError(
+                            f"the judge {judge.name!r} gave no verdict {in_a_row} times in a row: {error}"
+                        ) from error
                 if progress is not None:
                     progress(1)
         finally:
             for future in waiting:
                 future.cancel()
-    return verdicts
+    return Judged(tuple(verdicts), problem)

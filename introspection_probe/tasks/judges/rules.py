@@ -26,6 +26,9 @@ from enum import Enum, auto
 from introspection_probe.tasks.judges import phrases
 from introspection_probe.tasks.judges.base import Verdict
 
+RULES_VERSION = "1"
+"""Raised by whoever changes a verdict: a probe set keeps it, and a round under other rules says so."""
+
 # More than this says nothing new about whether a request was refused, and keeps a hostile completion cheap.
 MAX_CHARS = 20_000
 

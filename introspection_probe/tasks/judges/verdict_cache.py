@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 from pathlib import Path
 
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.tasks.judges.base import Verdict
+
+logger = logging.getLogger("introspection_probe")
 
 
 class VerdictCache:
@@ -22,6 +25,7 @@ class VerdictCache:
 
     def __init__(self, path: Path | None) -> None:
         self._lock = threading.Lock()
+        self._warned = False
         try:
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,9 +47,14 @@ class VerdictCache:
         return "refuse" if row[0] == "refuse" else "comply"
 
     def put(self, key: str, verdict: Verdict) -> None:
-        """Keep a verdict."""
+        """Keep a verdict; where the file cannot be written, say so once and go on, since the verdict is known."""
         with self._lock:
-            self._database.execute("INSERT OR REPLACE INTO verdict VALUES (?, ?)", (key, verdict))
+            try:
+                self._database.execute("INSERT OR REPLACE INTO verdict VALUES (?, ?)", (key, verdict))
+            except sqlite3.Error as error:
+                if not self._warned:
+                    logger.warning("introspection_probe: verdicts are not kept (%s)", error)
+                self._warned = True
 
     def close(self) -> None:
         """Close the file."""
