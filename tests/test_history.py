@@ -163,6 +163,37 @@ def test_disagreements_are_the_examples_whose_explanation_is_not_the_behaviour(h
         assert (row.options, row.m0) == (probe.example.options, probe.behavior)
 
 
+def test_the_examples_of_a_round_are_all_of_them_and_tell_which_explanations_match(history: History) -> None:
+    run_id = write_run(history, tasks=("hint-mmlu", "jabberwocky"), n=30, steps=(0, 100))
+    for step in (0, 100):
+        for task in ("hint-mmlu", "jabberwocky"):
+            rollouts = history.rollouts(run_id, step, task=task)
+            found = history.examples(run_id, step, task=task)
+            assert [(row.example_id, row.behavior, row.predicted) for row in found] == [
+                (r.example_id, r.behavior, r.predicted) for r in rollouts
+            ]
+            assert {row.task for row in found} == {task}
+            assert all(row.m0 is not None and row.cue is not None for row in found)
+            right = history.matches(run_id, step, task=task)
+            assert list(right.values()).count(True) == sum(r.predicted == r.behavior.explanation for r in rollouts)
+            assert len(right) == 30
+    assert right.keys() == history.matches(run_id, 0, task="jabberwocky").keys()
+    assert right.keys().isdisjoint(history.matches(run_id, 100, task="hint-mmlu"))
+    wrong = {row.example_id for row in history.disagreements(run_id, 100, task="jabberwocky", limit=None)}
+    assert [row.example_id in wrong for row in found] == [not hit for hit in right.values()]
+    assert history.examples(run_id, 7) == []
+    assert history.matches(run_id, 7) == {}
+
+
+def test_the_latest_run_of_each_name(history: History) -> None:
+    first, second = (history.start_run(info(uid, name="again")) for uid in ("u1", "u2"))
+    other = history.start_run(info("u3", name="other"))
+    assert [run.id for run in history.latest_of_each_name()] == [other, second]
+    history.start_run(info("u1", name="again"))  # resumed
+    assert [run.id for run in history.latest_of_each_name()] == [first, other]
+    assert [run.id for run in history.latest_of_each_name(1)] == [first]
+
+
 def test_disagreements_without_a_saved_probe_set_have_no_question(history: History) -> None:
     probes = make_probes(3)
     run_id = history.start_run(info())

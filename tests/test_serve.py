@@ -29,7 +29,7 @@ from introspection_probe.export.samples import Sample
 from introspection_probe.export.serve import StoredRuns, application, tls_context
 from introspection_probe.export.server import CLIENT_TIMEOUT_S
 from introspection_probe.history import History
-from introspection_probe.records import Alert, Round
+from introspection_probe.records import Alert, Round, RunInfo
 from introspection_probe.scoring import paired_difference, score_by_task
 from iprobe.stored_runs import StoredSamples
 
@@ -190,6 +190,23 @@ def test_of_runs_with_one_name_the_latest_is_served_and_the_limit_holds(db: Path
     assert not [s for s in samples if s.metric == "iprobe_alert_active"], "of the earlier run of that name"
     few = StoredSamples(lambda: History.open(str(db), must_exist=True), 2)
     assert {s.labels[0] for s in few.read()} == {"old", "newest"}
+
+
+def test_a_name_used_again_and_again_does_not_push_out_the_others(db: Path) -> None:
+    with History.open(str(db)) as history:
+        for seed in range(10, 15):
+            write_run(history, name="again", n=10, steps=(0, seed), seed=seed)
+    stored = StoredSamples(lambda: History.open(str(db), must_exist=True), 3)
+    samples = stored.read()
+    assert {name: value(samples, "iprobe_last_round_step", name) for name in ("old", "now", "again")} == {
+        "old": 200,
+        "now": 50,
+        "again": 14,
+    }
+    with History.open(str(db)) as history:
+        first = next(run for run in history.runs() if run.uid == "again-10")
+        history.start_run(RunInfo("again-10", "again", first.model, first.tasks))  # resumed, so it is the latest
+    assert value(stored.read(), "iprobe_last_round_step", "again") == 10
 
 
 def test_an_incremental_reading_equals_a_fresh_one(tmp_path: Path) -> None:

@@ -176,6 +176,18 @@ def test_a_model_that_says_nothing_parsable():
     verdict = judge(simulate(silent, anywhere))
     assert verdict.kind == "not_evidence"
     assert "None of its 500 answers" in verdict.reason
+    assert not any("parsed" in note for note in verdict.notes), "said once"
+
+
+def test_what_the_reason_says_no_note_repeats():
+    for explain in (always_changed, constant):
+        verdict = judge(simulate(explain, anywhere))
+        assert "degenerate" in verdict.headline
+        assert 'the model says "changed"' in verdict.reason
+        assert not any('The model says "changed"' in note for note in verdict.notes)
+    nearly = judge(simulate(lambda rng, _, now: Explanation(rng.random() < 0.96, now.ablated), anywhere, changed=0.95))
+    repeated = [note for note in nearly.notes if 'The model says "changed"' in note]
+    assert len(repeated) + nearly.reason.count('the model says "changed"') == 1
 
 
 def test_an_empty_round_is_not_measured():

@@ -20,7 +20,9 @@ def serve(
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one, a busy one is an error.")
     ] = 9464,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is all of this machine's.")] = "127.0.0.1",
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="How many runs to serve, the latest first.")] = 200,
+    limit: Annotated[
+        int, typer.Option(min=1, metavar="N", help="How many names of runs to serve, the latest first.")
+    ] = 200,
     wait: Annotated[
         bool, typer.Option("--wait", help="Start before the history exists, and serve it once a run has made it.")
     ] = False,
@@ -35,8 +37,9 @@ def serve(
 ) -> None:
     """Serve the last round of every run of a history to Prometheus.
 
-    A process of its own beside the training: it needs no torch, outlives the runs, and tells of runs that have
-    ended. /metrics are the metrics, /-/healthy answers without a password. Ends with Ctrl-C or SIGTERM.
+    Of several runs with one name it serves the latest. A process of its own beside the training: it needs no torch,
+    outlives the runs, and tells of runs that have ended. /metrics are the metrics, /-/healthy answers without a
+    password. Ends with Ctrl-C or SIGTERM.
     """
     from introspection_probe.errors import IntrospectionError
     from introspection_probe.export.passwords import read_password_file

@@ -52,7 +52,7 @@ class StoredSamples:
 
     Args:
         open_history: opened anew for every reading, so that a replaced or restarted database is no matter.
-        limit: how many runs, the latest first.
+        limit: how many names of runs, the latest first.
     """
 
     def __init__(self, open_history: Callable[[], History], limit: int) -> None:
@@ -69,8 +69,8 @@ class StoredSamples:
         now = now or datetime.now(UTC)
         with self._open() as history:
             latest: dict[str, RunRow] = {}
-            for run in history.runs(self._limit):
-                latest.setdefault(label(run.name), run)
+            for run in history.latest_of_each_name(self._limit):
+                latest.setdefault(label(run.name), run)  # two long names may have one label
             self._known = {run.id: self._refreshed(history, run) for run in latest.values()}
         return [sample for run in latest.values() for sample in _samples(run, self._known[run.id], now)]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, func, or_, select
 
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.history import schema as s
@@ -26,6 +26,15 @@ def runs(connection: Connection, limit: int | None = None) -> list[RunRow]:
     """The runs, the most recently started (or resumed) first."""
     query = select(s.run).order_by(s.run.c.resumed_at.desc(), s.run.c.id.desc()).limit(limit)
     return [_run(row) for row in _rows(connection, query)]
+
+
+def latest_of_each_name(connection: Connection, limit: int | None = None) -> list[RunRow]:
+    """Of every name the run that was started (or resumed) last; the latest names first."""
+    newest = (s.run.c.resumed_at.desc(), s.run.c.id.desc())
+    place = func.row_number().over(partition_by=s.run.c.name, order_by=newest)
+    ranked = select(s.run.c.id, place.label("place")).subquery()
+    query = select(s.run).join(ranked, ranked.c.id == s.run.c.id).where(ranked.c.place == 1)
+    return [_run(row) for row in _rows(connection, query.order_by(*newest).limit(limit))]
 
 
 def find_run(connection: Connection, ref: str | None, shown: str) -> RunRow:
@@ -119,15 +128,36 @@ def disagreements(
 ) -> list[ExampleRow]:
     """The examples of a round where what the model said is not what it did, in the order they were taken."""
     query = _rollouts(connection, run_id, step, task)
+    return [] if query is None else _examples(connection, query.where(_wrong()).limit(limit), run_id, task)
+
+
+def examples(connection: Connection, run_id: int, step: int, task: str | None = None) -> list[ExampleRow]:
+    """Every example of a round, in the order they were taken."""
+    query = _rollouts(connection, run_id, step, task)
+    return [] if query is None else _examples(connection, query, run_id, task)
+
+
+def matches(connection: Connection, run_id: int, step: int, task: str | None = None) -> dict[int, bool]:
+    """Whether what the model said is what it did, by example; the keys mean the same in every round."""
+    query = _rollouts(connection, run_id, step, task)
     if query is None:
-        return []
+        return {}
+    asked = query.with_only_columns(s.rollout.c.example_id, _wrong())
+    return {example: not wrong for example, wrong in connection.execute(asked)}
+
+
+def _wrong() -> ColumnElement[bool]:
+    """Of a rollout: what the model said is not what it did."""
     r = s.rollout.c
-    wrong = or_(
+    return or_(
         r.predicted_changed.is_(None),
         r.predicted_changed != (r.included_id != r.ablated_id),
         r.predicted_content_id != r.ablated_id,
     )
-    rows = _rows(connection, query.where(wrong).order_by(r.position).limit(limit))
+
+
+def _examples(connection: Connection, query: Select[Any], run_id: int, task: str | None) -> list[ExampleRow]:
+    rows = _rows(connection, query.order_by(s.rollout.c.position))
     value = values_of(connection, _text_ids(rows))
     probes = _probes(connection, run_id, [row["example_id"] for row in rows])
     return [_example(row, probes.get(row["example_id"]), value, task) for row in rows]

@@ -146,6 +146,10 @@ class History:
         """The runs, the most recently started (or resumed) first."""
         return self._read(lambda connection: reading.runs(connection, limit))
 
+    def latest_of_each_name(self, limit: int | None = None) -> list[RunRow]:
+        """Of every name the run that was started (or resumed) last; the latest ``limit`` names first."""
+        return self._read(lambda connection: reading.latest_of_each_name(connection, limit))
+
     def find_run(self, ref: str | None) -> RunRow:
         """The run that a person means by ``ref``: None for the latest, an id, a name, the start of a uid.
 
@@ -172,6 +176,21 @@ class History:
     ) -> list[ExampleRow]:
         """The examples of a round whose predicted explanation is not the model's own behaviour, at most ``limit``."""
         return self._read(lambda connection: reading.disagreements(connection, run_id, step, task, limit))
+
+    def examples(self, run_id: int, step: int, *, task: str | None = None) -> list[ExampleRow]:
+        """All examples of a round with what their probes say, in the order of the probe set.
+
+        Empty when there is no such round or task.
+        """
+        return self._read(lambda connection: reading.examples(connection, run_id, step, task))
+
+    def matches(self, run_id: int, step: int, *, task: str | None = None) -> dict[int, bool]:
+        """Of a round, example by example: is the predicted explanation the model's own behaviour?
+
+        The keys are this history's numbers of the examples, the same in every round and run. Reads no text, so it
+        costs a millisecond for a thousand examples. Empty when there is no such round or task.
+        """
+        return self._read(lambda connection: reading.matches(connection, run_id, step, task))
 
     def alerts(self, run_id: int, *, active_only: bool = False) -> list[AlertRow]:
         """The run's alerts in the order they were raised."""

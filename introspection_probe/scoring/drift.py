@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from math import pi
 from typing import TYPE_CHECKING
 
+from introspection_probe.scoring.sign_test import sign_p
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
@@ -88,7 +90,12 @@ class ChangePoint:
 
 
 def change_points(
-    steps: Sequence[int], matched: Sequence[bytes], *, alpha: float = 0.01, min_effect: float = 0.05
+    steps: Sequence[int],
+    matched: Sequence[bytes],
+    *,
+    alpha: float = 0.01,
+    min_effect: float = 0.05,
+    levels: Sequence[float] | None = None,
 ) -> list[ChangePoint]:
     """The sharp shifts in a series of rounds over the same examples, in order.
 
@@ -96,51 +103,119 @@ def change_points(
     right before against how often after, in a two-sided exact sign test. Were the rounds exchangeable, either sign
     would be equally likely, so the test is exact whatever the examples' own rates. The budget is spent over the places
     and the windows: the chance of even one false change-point is at most ``alpha``, however often the growing series
-    is looked at.
+    is looked at. Needs neither numpy nor scipy: reports call it, too.
 
     Args:
         steps: K steps.
         matched: K times n bytes, 1 where the example was right, 0 where it was wrong, anything else where it was not
-            asked (such an example is left out of the windows that hold the round).
+            asked (such an example is left out of the windows that hold the round). Earlier rows may be shorter.
         min_effect: shifts of a smaller share of the examples are left out.
+        levels: K shares of right examples, where they are known anyway. Then rows are looked at only where the levels
+            shift by ``min_effect``, which is everywhere that matters as long as all rounds ask the same examples.
     """
-    import numpy as np
+    known = levels is not None
+    level = levels if levels is not None else [row.count(1) / max(row.count(0) + row.count(1), 1) for row in matched]
+    lanes: dict[int, _Lanes] = {}
 
-    if len(matched) < 2:
-        return []
-    rounds = np.stack([np.frombuffer(row, dtype=np.uint8) for row in matched])
-    level = (rounds == 1).sum(axis=1) / np.maximum((rounds <= 1).sum(axis=1), 1)
+    def row(place: int) -> _Lanes:
+        if place not in lanes:
+            lanes[place] = _Lanes.of(matched[place])
+        return lanes[place]
+
     found: dict[int, ChangePoint] = {}
-    for place in range(1, len(rounds)):
+    for place in range(1, len(steps)):
+        windows = [window for window in WINDOWS if window <= min(place, len(steps) - place)]
+        if known and not any(
+            abs(sum(level[place : place + window]) - sum(level[place - window : place])) >= min_effect * window
+            for window in windows
+        ):
+            continue
         if not _is_step(level[max(place - max(WINDOWS), 0) : place], level[place : place + max(WINDOWS)]):
             continue
-        for window in WINDOWS:
-            if window > min(place, len(rounds) - place):
-                break
-            both = rounds[place - window : place + window]
-            both = both[:, (both <= 1).all(axis=0)]
-            before, after = both[:window].sum(axis=0, dtype=int), both[window:].sum(axis=0, dtype=int)
-            down, up = int((after < before).sum()), int((after > before).sum())
-            share_before, share_after = (float(side.sum()) / max(side.size * window, 1) for side in (before, after))
-            p = min(1.0, 2 * float(fall_p(max(down, up), min(down, up))))
-            if abs(share_after - share_before) < min_effect:
+        for window in windows:
+            shift = _shift(
+                [row(index) for index in range(place - window, place)],
+                [row(index) for index in range(place, place + window)],
+            )
+            if abs(shift.after - shift.before) < min_effect:
                 continue
+            p = sign_p(shift.down, shift.up)
             if p <= spend(alpha, place) / len(WINDOWS) and (place not in found or p < found[place].p):
-                found[place] = ChangePoint(steps[place - 1], steps[place], share_before, share_after, p)
+                found[place] = ChangePoint(steps[place - 1], steps[place], shift.before, shift.after, p)
     return _without_shadows(found)
 
 
-def _is_step(before: NDArray[np.float64], after: NDArray[np.float64]) -> bool:
-    """Whether the levels around a place look like a step rather than a slope. Three rounds cannot tell."""
-    import numpy as np
+@dataclass(frozen=True, slots=True)
+class _Lanes:
+    """A round as two whole numbers with a byte for each example, 1 or 0: what was asked, and what was right.
 
-    levels = np.concatenate([before, after])
+    Such numbers add up round by round, all examples at once, and no byte ever reaches its neighbour.
+    """
+
+    asked: int
+    right: int
+
+    @classmethod
+    def of(cls, row: bytes) -> _Lanes:
+        asked = row.translate(_ASKED)
+        return cls(int.from_bytes(asked, "little"), int.from_bytes(row.translate(_RIGHT), "little"))
+
+
+_ASKED = bytes(value <= 1 for value in range(256))
+_RIGHT = bytes(value == 1 for value in range(256))
+
+
+@dataclass(frozen=True, slots=True)
+class _Shift:
+    """Shares right before and after, and how many examples were right less often (``down``) and more often after."""
+
+    before: float
+    after: float
+    down: int
+    up: int
+
+
+def _shift(before: Sequence[_Lanes], after: Sequence[_Lanes]) -> _Shift:
+    """Compare as many rounds before as after, at most seven, over the examples that all of them asked."""
+    asked = before[0].asked
+    for lanes in (*before, *after):
+        asked &= lanes.asked
+    total = asked.bit_count() * len(before)
+    earlier, later = (sum(lanes.right & asked for lanes in side) for side in (before, after))
+    # 8 + after - before in each byte: it stays above 0, so nothing is borrowed from the neighbour, and bit 3 says
+    # whether the example was right no less often than before.
+    difference = 8 * asked + later - earlier
+    no_less = (difference >> 3) & asked
+    up = (difference | difference >> 1 | difference >> 2) & no_less
+    right = [sum((lanes.right & asked).bit_count() for lanes in side) for side in (before, after)]
+    return _Shift(
+        before=right[0] / max(total, 1),
+        after=right[1] / max(total, 1),
+        down=asked.bit_count() - no_less.bit_count(),
+        up=up.bit_count(),
+    )
+
+
+def _is_step(before: Sequence[float], after: Sequence[float]) -> bool:
+    """Whether the levels around a place look like a step rather than a slope. Three rounds cannot tell."""
+    levels = [*before, *after]
     if len(levels) < 4:
         return True
-    off_step = ((before - before.mean()) ** 2).sum() + ((after - after.mean()) ** 2).sum()
-    times = np.arange(len(levels))
-    off_line = ((levels - np.polyval(np.polyfit(times, levels, 1), times)) ** 2).sum()
-    return bool(off_step <= SHARP * off_line)
+    off_line = _scatter(levels) - _explained(levels)
+    return _scatter(before) + _scatter(after) <= SHARP * off_line
+
+
+def _scatter(levels: Sequence[float]) -> float:
+    """Sum of squares around the mean."""
+    mean = sum(levels) / len(levels)
+    return sum((level - mean) ** 2 for level in levels)
+
+
+def _explained(levels: Sequence[float]) -> float:
+    """How much of their scatter the best straight line over equally spaced rounds explains."""
+    middle, mean = (len(levels) - 1) / 2, sum(levels) / len(levels)
+    together = sum((time - middle) * (level - mean) for time, level in enumerate(levels))
+    return together**2 / sum((time - middle) ** 2 for time in range(len(levels)))
 
 
 def _without_shadows(found: Mapping[int, ChangePoint]) -> list[ChangePoint]:

@@ -56,11 +56,6 @@ def judge(scores: RoundScores) -> Verdict:
     if gap is None:
         return Verdict("not_measured", "Nothing was measured.", "The round holds no example of this task.")
     notes = _notes(scores)
-    spread = (
-        f"Self {_share(scores.self_scores.exact_match)}, Orig {_share(scores.orig_scores.exact_match)},"
-        f" gap {_signed(gap)}"
-    )
-    paired = scores.paired
     if scores.parse_failures == scores.n:
         return Verdict(
             "not_evidence",
@@ -69,13 +64,19 @@ def judge(scores: RoundScores) -> Verdict:
             notes,
             gap,
         )
+    spread = (
+        f"Self {_share(scores.self_scores.exact_match)}, Orig {_share(scores.orig_scores.exact_match)},"
+        f" gap {_signed(gap)}"
+    )
+    paired = scores.paired
     degenerate = _degenerate(scores)
     if degenerate:
+        one_sided = _one_sided(scores)
         return Verdict(
             "not_evidence",
             "The gap is not evidence of coupling: the explanations are degenerate.",
             f"{degenerate} ({spread}).",
-            notes,
+            tuple(note for note in notes if note != one_sided),  # the reason is just that
             gap,
         )
     if scores.disagreements < MIN_DISAGREEMENTS:
@@ -171,13 +172,9 @@ def _spurious(scores: RoundScores) -> str | None:
 
 def _notes(scores: RoundScores) -> tuple[str, ...]:
     notes = []
-    said = scores.predicted_changed_share
-    if said is not None and not 1 - NEARLY_ALL < said < NEARLY_ALL:
-        word, share = ("changed", said) if said >= 0.5 else ("unchanged", 1 - said)
-        notes.append(
-            f'The model says "{word}" in {_percent(share)} of its answers;'
-            f" that is true of {_percent(_true_share(scores, word))}."
-        )
+    one_sided = _one_sided(scores)
+    if one_sided is not None:
+        notes.append(one_sided)
     true = scores.behavior_changed_share
     if true is not None and not 1 - NEARLY_ALL < true < NEARLY_ALL:
         word, share = ("changes", true) if true >= 0.5 else ("does not change", 1 - true)
@@ -191,10 +188,23 @@ def _notes(scores: RoundScores) -> tuple[str, ...]:
             f"Only {_percent(agreement)} of the supervision labels still fit the current behaviour; below"
             f" {_percent(MIN_LABEL_AGREEMENT)} both scores are known to collapse."
         )
-    failures = scores.self_scores.parse_failures
-    if failures > MAX_PARSE_FAILURES * scores.n:
+    failures = scores.parse_failures
+    # Where all of them failed the reason says so.
+    if MAX_PARSE_FAILURES * scores.n < failures < scores.n:
         notes.append(f"{failures} of {scores.n} answers to the meta-question could not be parsed.")
     return tuple(notes)
+
+
+def _one_sided(scores: RoundScores) -> str | None:
+    """That nearly all explanations are of one class, if they are."""
+    said = scores.predicted_changed_share
+    if said is None or 1 - NEARLY_ALL < said < NEARLY_ALL:
+        return None
+    word, share = ("changed", said) if said >= 0.5 else ("unchanged", 1 - said)
+    return (
+        f'The model says "{word}" in {_percent(share)} of its answers;'
+        f" that is true of {_percent(_true_share(scores, word))}."
+    )
 
 
 def _true_share(scores: RoundScores, word: str) -> float:
