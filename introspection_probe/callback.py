@@ -7,9 +7,7 @@ whatever the accumulation.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,10 +16,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from introspection_probe import host
 from introspection_probe.config import IntrospectionConfig
 from introspection_probe.errors import IntrospectionError
-from introspection_probe.probe_set import ProbeSet
-from introspection_probe.session import Session, source_of
-
-logger = logging.getLogger("introspection_probe")
+from introspection_probe.mixture import Sources, read_ingredients
+from introspection_probe.session import Session
 
 
 class IntrospectionCallback(TrainerCallback):  # type: ignore[misc]
@@ -34,7 +30,9 @@ class IntrospectionCallback(TrainerCallback):  # type: ignore[misc]
 
     Args:
         probes: a probe set, its folder, or a task's name: then the set is built from the model itself at train
-            begin, which has to be M0.
+            begin, which has to be M0. Several tasks in one run: a list of these, ``(probes, weight)`` pairs, or a dict
+            of folders and task names with their weights, which are shares of the mixed batch; a set of weight 0 is
+            measured only.
         config: see :class:`IntrospectionConfig`.
         **overrides: fields of the configuration.
 
@@ -43,9 +41,7 @@ class IntrospectionCallback(TrainerCallback):  # type: ignore[misc]
             mixed into.
     """
 
-    def __init__(
-        self, probes: ProbeSet | str | Path, config: IntrospectionConfig | None = None, **overrides: Any
-    ) -> None:
+    def __init__(self, probes: Sources, config: IntrospectionConfig | None = None, **overrides: Any) -> None:
         unknown = set(overrides) - {field.name for field in fields(IntrospectionConfig)}
         if unknown:
             raise IntrospectionError(
@@ -53,7 +49,7 @@ class IntrospectionCallback(TrainerCallback):  # type: ignore[misc]
                 f"{', '.join(field.name for field in fields(IntrospectionConfig))}"
             )
         self.config = replace(config or IntrospectionConfig(), **overrides)
-        self._source = source_of(probes)
+        self._ingredients = read_ingredients(probes, self.config.task_options)
         self._session: Session | None = None
         # An IntrospectionTrainerMixin takes the loss over: see trainer_mixin.py.
         self.loss_is_added_by_trainer = False
@@ -80,9 +76,11 @@ class IntrospectionCallback(TrainerCallback):  # type: ignore[misc]
         tokenizer = host.tokenizer_of(processing_class)
         if self.config.mixes and not self.loss_is_added_by_trainer:
             host.check_early_backward(args)
-        for warning in host.mixing_warnings(self.config, model):
-            logger.warning(warning)
-        self._session = Session(self.config, self._source, args, state, model, tokenizer)
+        if self._session is not None:
+            # The train() before this one was left by an exception, which nobody tells a callback.
+            self._session.close("failed")
+            self._session = None
+        self._session = Session(self.config, self._ingredients, args, state, model, tokenizer)
         if self.config.probe_at_start and state.global_step == 0:
             self._session.take_round(model, 0)
 
@@ -169,7 +167,7 @@ class IntrospectionCallback(TrainerCallback):  # type: ignore[misc]
         session = self._begun()
         if self.config.probe_at_end and session.last_round != state.global_step and model is not None:
             session.take_round(model, state.global_step)
-        session.close("finished", state.global_step)
+        session.close("stopped" if session.should_stop else "finished", state.global_step)
         self._session = None
 
     def _begun(self) -> Session:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from introspection_probe.alerts import OnAlert
 from introspection_probe.errors import IntrospectionError
@@ -29,7 +29,7 @@ class IntrospectionConfig:
         mix_batch_size (`int`, *optional*, defaults to `8`):
             Explanations mixed into each optimizer step, over all processes together.
         supervision (`str`, *optional*, defaults to `"orig"`):
-            The probe set's label set that is trained on. `"orig"` is E(M0).
+            The label set that is trained on, which every probe set has to have. `"orig"` is E(M0).
         reference_top_k (`int` or `None`, *optional*, defaults to `128`):
             Tokens of p_M0 kept for each answer token, with the mass of all others as one more outcome: a lower bound
             of the KL. `None` keeps the whole vocabulary: exact.
@@ -40,7 +40,7 @@ class IntrospectionConfig:
         probe_at_end (`bool`, *optional*, defaults to `True`):
             Take a round after the last step.
         max_probes (`int` or `None`, *optional*, defaults to `None`):
-            Measure only the first so many probes of the probe split in each round. `None` measures all.
+            Measure only the first so many probes of each probe set in each round. `None` measures all.
         max_overhead (`float` or `None`, *optional*, defaults to `None`):
             Largest share of wall time, between 0 and 1, that rounds may take: a round that would exceed it waits
             for a later multiple of `probe_every`. The first and the last round are always taken.
@@ -52,6 +52,8 @@ class IntrospectionConfig:
             packs where a comparison of both on real probes at the start shows no difference.
         n_examples (`int`, *optional*, defaults to `1000`):
             Questions to build a probe set from, when a task's name was given instead of a probe set.
+        task_options (`dict` or `None`, *optional*, defaults to `None`):
+            Options of the tasks whose sets are built, by task: `{"cues": {"data": "my-cues.jsonl"}}`.
         run_name (`str` or `None`, *optional*, defaults to `None`):
             What people call the run. `None` takes the trainer's `run_name`, else the output folder's name.
         db (`str` or `None`, *optional*, defaults to `None`):
@@ -74,6 +76,9 @@ class IntrospectionConfig:
             Largest probability of even one false statistical alarm in the whole run.
         alert_min_effect (`float`, *optional*, defaults to `0.02`):
             Changes smaller than this share of the examples raise no alarm, however significant.
+        baseline (`str` or `None`, *optional*, defaults to `None`):
+            What alarms compare with: an earlier run of the same history on the same probe sets, by its number, name or
+            uid, at its last round or, as `"RUN@STEP"`, at another one. `None` compares with the run's own first round.
         on_error (`"warn"` or `"raise"`, *optional*, defaults to `"warn"`):
             What a failing round, exporter or history does: `"warn"` logs it once with its traceback, counts it and goes
             on; `"raise"` stops the run. A failure of the mixed loss always raises.
@@ -92,6 +97,7 @@ class IntrospectionConfig:
     token_budget: int = 4096
     path: Literal["auto", "packed", "flat"] = "auto"
     n_examples: int = 1000
+    task_options: Mapping[str, Mapping[str, Any]] | None = None
     run_name: str | None = None
     db: str | Path | None = None
     prometheus_port: int | None = None
@@ -101,6 +107,7 @@ class IntrospectionConfig:
     on_alert: OnAlert | Sequence[OnAlert] = "log"
     alert_alpha: float = 0.01
     alert_min_effect: float = 0.02
+    baseline: str | None = None
     on_error: Literal["warn", "raise"] = "warn"
 
     def __post_init__(self) -> None:
@@ -122,6 +129,12 @@ class IntrospectionConfig:
             ("max_overhead", lambda v: v is None or _is_share(v), "between 0 and 1, or None for no limit"),
             ("alert_alpha", _is_share, "between 0 and 1"),
             ("alert_min_effect", lambda v: v == 0 or _is_share(v), "a share from 0 to below 1"),
+            (
+                "task_options",
+                lambda v: v is None or (isinstance(v, Mapping) and all(isinstance(o, Mapping) for o in v.values())),
+                "a dict of options by task, or None",
+            ),
+            ("baseline", lambda v: v is None or (isinstance(v, str) and bool(v)), "a run's name, or None"),
             ("prometheus_port", _is_port, "a port from 0 to 65535, or None to serve none"),
             ("path", lambda v: v in ("auto", "packed", "flat"), "'auto', 'packed' or 'flat'"),
             ("on_error", lambda v: v in ("warn", "raise"), "'warn' or 'raise'"),

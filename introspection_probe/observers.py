@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from introspection_probe.alerts import AlertConfig, RunMonitor, choose_actions
+from introspection_probe.alerts import AlertConfig, Judgement, RunMonitor, choose_actions
+from introspection_probe.baseline import Pinned
 from introspection_probe.config import IntrospectionConfig
 from introspection_probe.export.prometheus import Exporter
 from introspection_probe.export.push import Publisher, parse_target
 from introspection_probe.export.trackers import Trackers
 from introspection_probe.guard import Guard
 from introspection_probe.history import History, HistoryWriter
-from introspection_probe.probe_set import ProbeSet
-from introspection_probe.records import Alert, Probe, Round, RunInfo, RunStatus
+from introspection_probe.mixture import Mixture
+from introspection_probe.records import Alert, Round, RunInfo, RunStatus
 from introspection_probe.scoring.counts import RoundScores
 
 
@@ -24,7 +25,8 @@ class Observers:
     """Tells all of them, each behind the guard: what one of them cannot take, the others still get.
 
     Args:
-        name: the probe set's name for people (its folder, or the task).
+        mixture: the probe sets that rounds measure, at most ``config.max_probes`` of each.
+        baseline: the round of an earlier run that alarms compare with; default: the run's first one.
         after_step: the run goes on after this step: what the history holds up to it is where the alarms go on.
     """
 
@@ -34,13 +36,14 @@ class Observers:
         config: IntrospectionConfig,
         guard: Guard,
         *,
-        probe_set: ProbeSet,
-        name: str,
-        probes: Sequence[Probe],
+        mixture: Mixture,
         report_to: Sequence[str],
         output_dir: Path,
+        baseline: Pinned | None = None,
         after_step: int | None = None,
     ) -> None:
+        if baseline is not None:
+            info = replace(info, config={**info.config, "baseline": baseline.facts()})
         self._guard = guard
         self._elsewhere = Guard("warn")
         self._exporter = Exporter(run=info.name, model=info.model)
@@ -58,8 +61,9 @@ class Observers:
         self._writer = HistoryWriter(db, on_error=self._history_failed)
         self._run_id: int | None = None
         self._monitor = RunMonitor(
-            {probe.example.id: probe.example.task for probe in probes},
+            {probe.example.id: probe.example.task for probe in mixture.measured(config.max_probes)},
             AlertConfig(alpha=config.alert_alpha, min_effect=config.alert_min_effect),
+            baselines=None if baseline is None else baseline.rounds,
         )
         self._actions = choose_actions(config.on_alert, run=info.name, on_error=self._action_failed)
         if after_step is not None:
@@ -68,15 +72,16 @@ class Observers:
 
         def start(history: History) -> None:
             self._run_id = history.start_run(info)
-            history.save_probe_set(
-                self._run_id,
-                content_hash=probe_set.content_hash,
-                name=name,
-                task=probe_set.task,
-                model=probe_set.manifest.model,
-                manifest=asdict(probe_set.manifest),
-                probes=probes,
-            )
+            for part in mixture.parts:
+                history.save_probe_set(
+                    self._run_id,
+                    content_hash=part.probe_set.content_hash,
+                    name=part.name,
+                    task=part.probe_set.task,
+                    model=part.probe_set.manifest.model,
+                    manifest=asdict(part.probe_set.manifest),
+                    probes=part.probe_set.split("probe"),
+                )
 
         self._writer.submit(start)
 
@@ -87,6 +92,11 @@ class Observers:
             for earlier in history.rounds(run.id):
                 if earlier.step <= after_step:
                     self._monitor.look(earlier.step, history.rollouts(run.id, earlier.step), earlier.scores)
+            self._monitor.recall_stale(
+                Alert(row.name, row.task, row.raised_step, row.severity, row.summary, row.remedy)
+                for row in history.alerts(run.id, active_only=True)
+                if row.name == "round_stale"
+            )
 
     def _publishing_failed(self, error: Exception) -> None:
         self._failed_elsewhere("publishing metrics", error)
@@ -121,7 +131,9 @@ class Observers:
         return False
 
     def _judge(self, round_: Round, scores: Mapping[str, RoundScores]) -> bool:
-        judgement = self._monitor.look(round_.step, round_.rollouts, scores)
+        return self._act(self._monitor.look(round_.step, round_.rollouts, scores))
+
+    def _act(self, judgement: Judgement) -> bool:
         for alert in (*judgement.active, *judgement.cleared):
             self._submit(partial(_record_alert, alert))
         self._exporter.observe_alerts((*judgement.active, *judgement.cleared))
@@ -131,6 +143,13 @@ class Observers:
         """A round that gave nothing."""
         with self._guard("exporting metrics"):
             self._exporter.round_failed()
+
+    def between_rounds(self, step: int, *, every: int, began: int) -> None:
+        """Say so, once, when rounds are overdue: see :meth:`RunMonitor.look_between`. Cheap enough for every step."""
+        with self._guard("judging the time between rounds"):
+            judgement = self._monitor.look_between(step, every=every, began=began)
+            if judgement is not None:
+                self._act(judgement)
 
     def heartbeat(self, step: int) -> None:
         """The run lives and is at this step."""
@@ -149,8 +168,8 @@ class Observers:
         with self._guard("logging to the trackers"):
             self._trackers.log(numbers, step)
 
-    def close(self, status: RunStatus, step: int) -> None:
-        """The run is over: write what is left, and stop serving."""
+    def close(self, status: RunStatus, step: int | None = None) -> None:
+        """The run is over, at that step or the last one told of: write what is left, and stop serving."""
         with self._guard("exporting metrics"):
             self._exporter.set_active(False)
             self._exporter.close()

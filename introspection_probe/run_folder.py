@@ -56,10 +56,9 @@ class RunFolder:
         """M0's answer distributions."""
         return self.path / _REFERENCE
 
-    @property
-    def probes(self) -> Path:
-        """The probe set, when the callback built it itself."""
-        return self.path / "probes"
+    def probes(self, task: str) -> Path:
+        """The probe set of a task, when the callback built it itself."""
+        return self.path / "probes" / task
 
     def save_to_checkpoint(self, output_dir: str | Path, step: int) -> None:
         """Put the identity and the reference into the checkpoint, so that it can be resumed from elsewhere."""

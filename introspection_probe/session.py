@@ -5,29 +5,27 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import fields
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import TrainerState, TrainingArguments
 
 from introspection_probe import host
-from introspection_probe.baseline import not_m0
-from introspection_probe.building import build_probe_set
+from introspection_probe.baseline import not_m0, read_baseline
 from introspection_probe.config import IntrospectionConfig
-from introspection_probe.errors import IntrospectionError
+from introspection_probe.ending import Ending
 from introspection_probe.guard import Guard
+from introspection_probe.mixture import Ingredient, Mixture, Part
 from introspection_probe.numbers import PREFIX, round_numbers
 from introspection_probe.observers import Observers
-from introspection_probe.probe_set import ProbeSet
-from introspection_probe.records import Probe, Round, RunInfo
-from introspection_probe.rollout import Prober, distributed, encode_probes
+from introspection_probe.preparing import model_name, prepare
+from introspection_probe.records import Probe, Round, RunInfo, RunStatus
+from introspection_probe.rollout import EncodedProbe, Prober, distributed, encode_probes
 from introspection_probe.run_folder import RunFolder
 from introspection_probe.scoring.counts import RoundScores
 from introspection_probe.scoring.rounds import score_by_task
-from introspection_probe.tasks import get_task, task_names
-from introspection_probe.training import Mixer, MixExample, MixLosses
+from introspection_probe.training import Mixer, MixExample, MixLosses, Share
 
 logger = logging.getLogger("introspection_probe")
 
@@ -40,7 +38,7 @@ class Session:
     def __init__(
         self,
         config: IntrospectionConfig,
-        source: ProbeSet | TaskName,
+        ingredients: Sequence[Ingredient],
         args: TrainingArguments,
         state: TrainerState,
         model: nn.Module,
@@ -50,33 +48,38 @@ class Session:
         self._is_main = state.is_world_process_zero
         self.guard = Guard(config.on_error)
         self.folder = distributed.on_main(lambda: RunFolder.begin(host.output_dir(args), state.global_step))
-        probe_set = self._probe_set(source, model, tokenizer)
-        if config.supervision not in probe_set.label_sets:
-            raise IntrospectionError(
-                f"supervision is {config.supervision!r}; the probe set has the label sets "
-                f"{', '.join(probe_set.label_sets)}"
-            )
-        self._probes = probe_set.split("probe")[: config.max_probes]
+        self._began_at = state.global_step
+        mixture = prepare(ingredients, config, self.folder, model, tokenizer)
+        if self._is_main:
+            for warning in train_begin_warnings(config, mixture, model):
+                logger.warning(warning)
+        baseline = distributed.on_main(lambda: read_baseline(config, mixture, self.folder.uid, self.guard))
+        self._probes = mixture.measured(config.max_probes)
         self._prober = Prober(
             tokenizer,
-            _encode(tokenizer, probe_set, self._probes),
+            [
+                encoded
+                for part in mixture.parts
+                for encoded in _encode(tokenizer, part, part.measured(config.max_probes))
+            ],
             path=config.path,
             token_budget=config.token_budget,
         )
-        self.mixer = self._make_mixer(probe_set, model, tokenizer, args, state) if config.mixes else None
+        self.mixer = self._make_mixer(mixture, model, tokenizer, state) if config.mixes else None
         self.observers: Observers | None = None
+        self._ending: Ending | None = None
         if self._is_main:
             self.observers = Observers(
-                _run_info(config, args, model, self.folder.uid, probe_set),
+                _run_info(config, args, model, self.folder.uid, mixture),
                 config,
                 self.guard,
-                probe_set=probe_set,
-                name=probe_set.task,
-                probes=self._probes,
+                mixture=mixture,
                 report_to=args.report_to or [],
                 output_dir=host.output_dir(args),
+                baseline=baseline,
                 after_step=state.global_step if self.folder.resumed else None,
             )
+            self._ending = Ending(self, self.observers.close)
         self.should_stop = False
         self.last_round: int | None = None
         self.pending_step: int | None = None
@@ -87,39 +90,20 @@ class Session:
         self._spent = 0.0
         self._last_duration = 0.0
 
-    def _probe_set(self, source: ProbeSet | TaskName, model: nn.Module, tokenizer: Any) -> ProbeSet:
-        if isinstance(source, ProbeSet):
-            source.check_tokenizer(tokenizer)
-            return source
-        if self.folder.resumed and self.folder.probes.exists():
-            # M0 is gone: a set built now would describe another model.
-            probe_set = ProbeSet.load(self.folder.probes)
-            probe_set.check_tokenizer(tokenizer)
-            return probe_set
-        logger.info("building a probe set for %s from the model itself", source.name)
-        # Every process builds it: the measuring is shared among them and the rest is a function of the seed.
-        probe_set, summary = build_probe_set(
-            get_task(source.name), model, tokenizer, n=self._config.n_examples, seed=self._config.seed
-        )
-        for warning in summary.warnings:
-            logger.warning(warning)
-        if distributed.rank() == 0:
-            _replace_folder(probe_set, self.folder.probes)
-        distributed.barrier()
-        return probe_set
-
-    def _make_mixer(
-        self, probe_set: ProbeSet, model: nn.Module, tokenizer: Any, args: TrainingArguments, state: TrainerState
-    ) -> Mixer:
+    def _make_mixer(self, mixture: Mixture, model: nn.Module, tokenizer: Any, state: TrainerState) -> Mixer:
         config = self._config
-        train = probe_set.split("train")
         end_token = host.end_token_of(tokenizer)
-        examples = [
-            MixExample.of(encoded, probe.behavior, probe.labels[config.supervision], end_token)
-            for encoded, probe in zip(_encode(tokenizer, probe_set, train), train, strict=True)
-        ]
+        examples: list[MixExample] = []
+        shares: list[Share] = []
+        for part in mixture.parts:
+            train = part.taught()
+            shares.append(Share(len(train), part.weight))
+            examples += [
+                MixExample.of(encoded, probe.behavior, probe.labels[config.supervision], end_token)
+                for encoded, probe in zip(_encode(tokenizer, part, train), train, strict=True)
+            ]
         packed = self._prober.uses_packing(model)
-        mixer = Mixer(examples, config, content_hash=probe_set.content_hash, packed=packed)
+        mixer = Mixer(examples, config, content_hash=mixture.content_hash, packed=packed, shares=shares)
         if config.kl_weight > 0:
             if self.folder.resumed:
                 mixer.load_reference(self.folder.reference)
@@ -179,9 +163,12 @@ class Session:
         self._losses.add(losses)
 
     def beat(self, step: int) -> None:
-        """Let readers see that the run lives, also where the host logs seldom."""
+        """Let readers see that the run lives, also where the host logs seldom, and whether rounds are overdue."""
+        if self.observers is None:
+            return
+        self.observers.between_rounds(step, every=self._config.probe_every, began=self._began_at)
         now = time.perf_counter()
-        if self.observers is not None and now - self._beat >= _HEARTBEAT_S:
+        if now - self._beat >= _HEARTBEAT_S:
             self._beat = now
             self.observers.heartbeat(step)
 
@@ -197,17 +184,12 @@ class Session:
         self._fresh = {}
         return numbers
 
-    def close(self, status: Any, step: int) -> None:
+    def close(self, status: RunStatus, step: int | None = None) -> None:
         """Flush and shut down."""
+        if self._ending is not None:
+            self._ending.cancel()
         if self.observers is not None:
             self.observers.close(status, step)
-
-
-@dataclass(frozen=True, slots=True)
-class TaskName:
-    """A task whose probe set is to be built from the model itself."""
-
-    name: str
 
 
 class _LossMeter:
@@ -229,53 +211,35 @@ class _LossMeter:
         return means
 
 
-def _encode(tokenizer: Any, probe_set: ProbeSet, probes: tuple[Probe, ...]) -> list[Any]:
+def train_begin_warnings(config: IntrospectionConfig, mixture: Mixture, model: nn.Module) -> list[str]:
+    """Everything that is known at train begin to stand in the way, a sentence each."""
+    return host.mixing_warnings(config, model)
+
+
+def _encode(tokenizer: Any, part: Part, probes: Sequence[Probe]) -> list[EncodedProbe]:
     return encode_probes(
         tokenizer,
         [probe.example for probe in probes],
         [probe.rendered for probe in probes],
-        answer_prefix=probe_set.style.answer_prefix,
+        answer_prefix=part.probe_set.style.answer_prefix,
     )
 
 
 def _run_info(
-    config: IntrospectionConfig, args: TrainingArguments, model: nn.Module, uid: str, probe_set: ProbeSet
+    config: IntrospectionConfig, args: TrainingArguments, model: nn.Module, uid: str, mixture: Mixture
 ) -> RunInfo:
     # What may hold a password stays out: the database's URL, the Pushgateway's, the webhooks'.
     secret = ("db", "prometheus", "on_alert")
     shown = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in secret}
-    facts = host.facts(args, model)
     return RunInfo(
         uid=uid,
         name=config.run_name or args.run_name or host.output_dir(args).resolve().name,
-        model=str(getattr(model, "name_or_path", "") or type(model).__name__),
-        tasks=(probe_set.task,),
-        config={"introspection": shown, "host": facts, "probe_set": probe_set.content_hash},
+        model=model_name(model),
+        tasks=mixture.tasks,
+        config={
+            "introspection": shown,
+            "host": host.facts(args, model),
+            "probe_set": mixture.content_hash,
+            "mixture": mixture.facts(),
+        },
     )
-
-
-def _replace_folder(probe_set: ProbeSet, folder: Path) -> None:
-    """An earlier run in the same output folder built its own set there."""
-    import shutil
-
-    if folder.exists():
-        shutil.rmtree(folder)
-    probe_set.save(folder)
-
-
-def source_of(probes: ProbeSet | str | Path) -> ProbeSet | TaskName:
-    """What a user named: a probe set, its folder, or a task.
-
-    Raises:
-        IntrospectionError: none of them.
-    """
-    if isinstance(probes, ProbeSet):
-        return probes
-    if not Path(probes).exists():
-        if str(probes) in task_names():
-            return TaskName(str(probes))
-        raise IntrospectionError(
-            f"{str(probes)!r} is neither a probe set's folder nor a task ({', '.join(task_names())}): "
-            "make one with `iprobe build`"
-        )
-    return ProbeSet.load(probes)

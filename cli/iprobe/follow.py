@@ -49,6 +49,13 @@ def follow(
         typer.Option(metavar="DEVICE", help="Such as cuda:1. By default the CPU: the accelerators are the run's."),
     ] = "cpu",
     dtype: DtypeOption = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN[@STEP]",
+            help="Earlier run that alarms compare with, at its last round or at STEP. By default the first round here.",
+        ),
+    ] = None,
     on_alert: Annotated[
         str | None,
         typer.Option(metavar="URL", help="Post alarms there as JSON when they are raised and when they are over."),
@@ -76,6 +83,7 @@ def follow(
         explanation_weight=0,
         db=db,
         run_name=run,
+        baseline=baseline,
         on_alert="log" if on_alert is None else on_alert,
         prometheus_port=prometheus_port,
         prometheus_host=prometheus_host,

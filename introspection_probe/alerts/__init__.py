@@ -2,7 +2,8 @@
 
 from introspection_probe.alerts.actions import Actions, OnAlert, choose_actions
 from introspection_probe.alerts.conditions import CONDITIONS, AlertConfig, Condition, round_stale
-from introspection_probe.alerts.monitor import Judgement, Monitor, RunMonitor, TaskRound, evaluate
+from introspection_probe.alerts.monitor import Judgement, Monitor, TaskRound, evaluate
+from introspection_probe.alerts.run_monitor import RunMonitor
 
 __all__ = [
     "CONDITIONS",

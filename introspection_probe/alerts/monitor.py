@@ -6,7 +6,7 @@ run, its conditions and its tasks, so that the chance of even one false alarm in
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from introspection_probe.alerts.conditions import (
@@ -20,9 +20,10 @@ from introspection_probe.alerts.conditions import (
 )
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.records import Alert, Behavior, Rollout
-from introspection_probe.scoring.comparison import count_pairs
+from introspection_probe.scoring.comparison import PairedChange, count_pairs
 from introspection_probe.scoring.counts import RoundScores
 from introspection_probe.scoring.drift import ChangePoint, change_points, spend
+from introspection_probe.scoring.quoting import quoted
 
 # A model may need to learn these before they can be lost: see AlertConfig.grace_rounds.
 _LEARNED = ("explanations_degenerate", "parse_failures")
@@ -30,11 +31,16 @@ _LEARNED = ("explanations_degenerate", "parse_failures")
 
 @dataclass(frozen=True, slots=True)
 class TaskRound:
-    """One task's part of a round: its scores, and the rollouts that they were made of, in any order."""
+    """One task's part of a round: its scores, and the rollouts that they were made of, in any order.
+
+    Attributes:
+        run: the name of the earlier run that it is from; empty for the run that is watched.
+    """
 
     step: int
     scores: RoundScores
     rollouts: Sequence[Rollout]
+    run: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +84,12 @@ class Monitor:
         # The round with which a fall of the explanations was found, and how deep it was then.
         self._fall: tuple[int, float] | None = None
         self._signal_fact: str | None = None
+        # Rounds before the run's own: the pinned baseline, if there is one.
+        self._foreign = 0
+        self._baseline_run = ""
         if baseline is not None:
             self._start(baseline)
+            self._foreign, self._baseline_run = 1, baseline.run
 
     @property
     def active(self) -> tuple[Alert, ...]:
@@ -112,8 +122,9 @@ class Monitor:
         )
 
     def change_points(self) -> list[ChangePoint]:
-        """The sharp shifts of Self EM so far, up or down, each with the step at which it happened."""
-        return change_points(self._steps, self._matched, alpha=self._config.alpha)
+        """The sharp shifts of Self EM in this run so far, up or down, each with the step at which it happened."""
+        own = slice(self._foreign, None)
+        return change_points(self._steps[own], self._matched[own], alpha=self._config.alpha)
 
     def _start(self, baseline: TaskRound) -> None:
         if not baseline.rollouts:
@@ -188,17 +199,25 @@ class Monitor:
         return None
 
     def _fall_since(self, reference: int) -> Finding:
-        change = count_pairs(zip(self._matched[reference], self._matched[-1], strict=True))
+        change = self._change(reference, -1)
         p = change.p_fall
+        of_run = f" of run {quoted(self._baseline_run)}" if reference < self._foreign and self._baseline_run else ""
         fact = (
-            f"Self EM fell from {change.before or 0:.2f} at step {self._steps[reference]} to {change.after or 0:.2f} at"
-            f" step {self._steps[-1]} on the same {change.n} examples ({change.lost} explanations turned wrong,"
-            f" {change.gained} right; exact McNemar test, p = {p:.1g})"
+            f"Self EM fell from {change.before or 0:.2f} at step {self._steps[reference]}{of_run} to"
+            f" {change.after or 0:.2f} at step {self._steps[-1]} on the same {change.n} examples"
+            f" ({change.lost} explanations turned wrong, {change.gained} right; exact McNemar test, p = {p:.1g})"
         )
         return Finding("explanations_drifted", change.fall, p, fact)
 
+    def _change(self, before: int, after: int) -> PairedChange:
+        return count_pairs(zip(self._matched[before], self._matched[after], strict=True))
+
     def _shape(self, fall: Finding, reference: int) -> str:
         """Where the fall happened, if at least half of it happened at once."""
+        if reference < self._foreign:
+            reference = self._foreign
+            if self._change(0, reference).fall >= fall.effect / 2:
+                return ", most of it before this run's first round"
         sharp = [
             point
             for point in self.change_points()
@@ -208,52 +227,6 @@ class Monitor:
             return ", step by step rather than at once"
         last = sharp[-1]
         return f", sharply between step {last.after_step} and step {last.step}"
-
-
-class RunMonitor:
-    """Watches all tasks of a run: one :class:`Monitor` a task, which share the error budget.
-
-    Args:
-        task_of: the task of every example id of the probe split.
-    """
-
-    def __init__(self, task_of: Mapping[str, str], config: AlertConfig | None = None) -> None:
-        self._task_of = task_of
-        tasks = sorted(set(task_of.values()))
-        self._monitors = {task: Monitor(task, config, tasks=len(tasks)) for task in tasks}
-
-    def look(self, step: int, rollouts: Sequence[Rollout], scores: Mapping[str, RoundScores]) -> Judgement:
-        """Judge one more round; a resumed run gives its earlier rounds again first, and does nothing about them.
-
-        Args:
-            rollouts: of all tasks, in any order.
-            scores: by task, of the same rollouts.
-
-        Raises:
-            IntrospectionError: an example that is not in the probe split, or as :meth:`Monitor.look`.
-        """
-        by_task: dict[str, list[Rollout]] = {task: [] for task in self._monitors}
-        for rollout in rollouts:
-            if rollout.example_id not in self._task_of:
-                raise IntrospectionError(
-                    f"the example {rollout.example_id!r} at step {step} is not in this run's probe set:"
-                    " judge rounds with the set that they were taken with"
-                )
-            by_task[self._task_of[rollout.example_id]].append(rollout)
-        judged = [
-            monitor.look(TaskRound(step, scores[task], by_task[task]))
-            for task, monitor in self._monitors.items()
-            if task in scores
-        ]
-        return Judgement(
-            active=tuple(alert for part in judged for alert in part.active),
-            raised=tuple(alert for part in judged for alert in part.raised),
-            cleared=tuple(alert for part in judged for alert in part.cleared),
-        )
-
-    def change_points(self) -> dict[str, list[ChangePoint]]:
-        """The sharp shifts of Self EM so far, by task."""
-        return {task: monitor.change_points() for task, monitor in self._monitors.items()}
 
 
 def evaluate(

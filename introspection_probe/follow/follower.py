@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from introspection_probe.baseline import not_m0
+from introspection_probe.baseline import not_m0, read_baseline
 from introspection_probe.config import IntrospectionConfig
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.follow.backlog import ATTEMPTS, Backlog
@@ -24,6 +24,7 @@ from introspection_probe.follow.checkpoints import Checkpoint, Sighting, look
 from introspection_probe.follow.loading import CheckpointLoader
 from introspection_probe.guard import Guard
 from introspection_probe.history import History
+from introspection_probe.mixture import Mixture, Part
 from introspection_probe.numbers import round_numbers
 from introspection_probe.observers import Observers
 from introspection_probe.probe_set import ProbeSet
@@ -81,7 +82,8 @@ class Follower:
             raise IntrospectionError(f"{output_dir} is a file: give the folder that the run writes checkpoints into")
         self._config = config or IntrospectionConfig()
         self._probe_set = probe_set
-        self._probes = probe_set.split("probe")[: self._config.max_probes]
+        self._mixture = Mixture((Part(probe_set.task, probe_set),))
+        self._probes = self._mixture.measured(self._config.max_probes)
         self._base, self._poll_s, self._settle_s = base, poll_s, min(poll_s, SETTLE_S)
         self._loader = CheckpointLoader(base=base, device=device, dtype=dtype)
         self._tell, self._measured, self._progress = note, measured, progress
@@ -89,7 +91,7 @@ class Follower:
             uid=run_uid(self._output_dir, probe_set.content_hash),
             name=self._config.run_name or self._output_dir.resolve().name,
             model=probe_set.manifest.model,
-            tasks=(probe_set.task,),
+            tasks=self._mixture.tasks,
             kind="offline",
             config={"followed": str(self._output_dir), "probe_set": probe_set.content_hash},
         )
@@ -111,6 +113,8 @@ class Follower:
         """
         if once and not self._output_dir.is_dir():
             raise IntrospectionError(f"there is no folder {self._output_dir}: give the one the run writes into")
+        guard = Guard(self._config.on_error)
+        baseline = read_baseline(self._config, self._mixture, self._info.uid, guard)
         with History.open(None if self._config.db is None else str(self._config.db)) as history:
             run_id = history.start_run(self._info)
             known = {round_.step: round_.started_at.timestamp() for round_ in history.rounds(run_id)}
@@ -118,12 +122,11 @@ class Follower:
         self._observers = Observers(
             self._info,
             self._config,
-            Guard(self._config.on_error),
-            probe_set=self._probe_set,
-            name=self._probe_set.task,
-            probes=self._probes,
+            guard,
+            mixture=self._mixture,
             report_to=[],
             output_dir=self._output_dir,
+            baseline=baseline,
             after_step=max(known, default=None),
         )
         if self._observers.port is not None:

@@ -110,6 +110,13 @@ def rounds(connection: Connection, run_id: int, since_step: int | None = None) -
     ]
 
 
+def content_hashes(connection: Connection, run_id: int) -> frozenset[str]:
+    """The content hashes of the probe sets that the run was measured with."""
+    linked = s.probe_set.join(s.run_probe_set, s.run_probe_set.c.probe_set_id == s.probe_set.c.id)
+    query = select(s.probe_set.c.content_hash).select_from(linked).where(s.run_probe_set.c.run_id == run_id)
+    return frozenset(connection.scalars(query))
+
+
 def rollouts(connection: Connection, run_id: int, step: int, task: str | None = None) -> list[Rollout]:
     """The rollouts of a round in the order they were taken, of one task or of all."""
     query = _rollouts(connection, run_id, step, task)

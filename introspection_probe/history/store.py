@@ -164,6 +164,10 @@ class History:
         """The counts of the run's rounds in order of step, from ``since_step`` on. Reads no rollouts."""
         return self._read(lambda connection: reading.rounds(connection, run_id, since_step))
 
+    def content_hashes(self, run_id: int) -> frozenset[str]:
+        """The content hashes of the probe sets that the run was measured with."""
+        return self._read(lambda connection: reading.content_hashes(connection, run_id))
+
     def rollouts(self, run_id: int, step: int, *, task: str | None = None) -> list[Rollout]:
         """The rollouts of a round, in the order of the probe set; empty when there is no such round or task.
 

@@ -1,0 +1,97 @@
+"""All tasks of a run under watch: one error budget, and rounds that do not come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from introspection_probe.alerts.conditions import AlertConfig, round_stale
+from introspection_probe.alerts.monitor import Judgement, Monitor, TaskRound
+from introspection_probe.errors import IntrospectionError
+from introspection_probe.records import Alert, Rollout
+from introspection_probe.scoring.counts import RoundScores
+from introspection_probe.scoring.drift import ChangePoint
+
+
+class RunMonitor:
+    """Watches all tasks of a run: one :class:`Monitor` a task, which share the error budget.
+
+    Args:
+        task_of: the task of every example id of the probe split.
+        baselines: by task, a round of an earlier run to compare with; the others' baseline is their first round.
+    """
+
+    def __init__(
+        self,
+        task_of: Mapping[str, str],
+        config: AlertConfig | None = None,
+        *,
+        baselines: Mapping[str, TaskRound] | None = None,
+    ) -> None:
+        self._task_of = task_of
+        tasks = sorted(set(task_of.values()))
+        pinned = baselines or {}
+        self._monitors = {task: Monitor(task, config, tasks=len(tasks), baseline=pinned.get(task)) for task in tasks}
+        self._last_step: int | None = None
+        self._stale: dict[str, Alert] = {}
+
+    def look(self, step: int, rollouts: Sequence[Rollout], scores: Mapping[str, RoundScores]) -> Judgement:
+        """Judge one more round; a resumed run gives its earlier rounds again first, and does nothing about them.
+
+        Args:
+            rollouts: of all tasks, in any order.
+            scores: by task, of the same rollouts.
+
+        Raises:
+            IntrospectionError: an example that is not in the probe split, or as :meth:`Monitor.look`.
+        """
+        by_task: dict[str, list[Rollout]] = {task: [] for task in self._monitors}
+        for rollout in rollouts:
+            if rollout.example_id not in self._task_of:
+                raise IntrospectionError(
+                    f"the example {rollout.example_id!r} at step {step} is not in this run's probe set:"
+                    " judge rounds with the set that they were taken with"
+                )
+            by_task[self._task_of[rollout.example_id]].append(rollout)
+        judged = [
+            monitor.look(TaskRound(step, scores[task], by_task[task]))
+            for task, monitor in self._monitors.items()
+            if task in scores
+        ]
+        self._last_step = step
+        over = [replace(alert, step=step, active=False) for alert in self._stale.values()]
+        self._stale = {}
+        return Judgement(
+            active=tuple(alert for part in judged for alert in part.active),
+            raised=tuple(alert for part in judged for alert in part.raised),
+            cleared=(*(alert for part in judged for alert in part.cleared), *over),
+        )
+
+    def look_between(self, step: int, *, every: int, began: int) -> Judgement | None:
+        """Between two rounds: what is new when rounds are overdue, once; else None. Cheap enough for every step.
+
+        Args:
+            step: optimizer steps done.
+            every: steps between rounds.
+            began: the step at which the run began or went on; counts while there was no round.
+        """
+        if self._stale:
+            return None
+        last = began if self._last_step is None else self._last_step
+        for task in self._monitors:
+            stale = round_stale(task, step=step, last=last, now=step, every=every)
+            if stale is not None:
+                self._stale[task] = stale
+        if not self._stale:
+            return None
+        raised = tuple(self._stale.values())
+        standing = tuple(alert for monitor in self._monitors.values() for alert in monitor.active)
+        return Judgement(active=(*standing, *raised), raised=raised, cleared=())
+
+    def recall_stale(self, alerts: Iterable[Alert]) -> None:
+        """Rounds were overdue when the run was broken off: these alerts stand until the next round."""
+        self._stale = {alert.task: alert for alert in alerts if alert.task in self._monitors}
+
+    def change_points(self) -> dict[str, list[ChangePoint]]:
+        """The sharp shifts of Self EM so far, by task."""
+        return {task: monitor.change_points() for task, monitor in self._monitors.items()}
