@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from iprobe.console import Format, note, show, stdout_console, write, write_json
 from iprobe.options import DbOption, FormatOption
+
+if TYPE_CHECKING:
+    from iprobe.checks import Checked
+    from iprobe.summary import Summary
 
 
 def report(
@@ -29,6 +35,29 @@ def report(
             min=0, max=1000, metavar="N", help="How many examples to show where explanation and behaviour part."
         ),
     ] = 3,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Exit with 1 when an alert stands at the last round, the run failed or died, or no round was taken."
+            " Checks all tasks unless --task names one.",
+        ),
+    ] = False,
+    min_self_em: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, metavar="X", help="With --check: the least Self EM of the last round."),
+    ] = None,
+    min_gap: Annotated[
+        float | None,
+        typer.Option(min=-1, max=1, metavar="X", help="With --check: the least coupling gap of the last round."),
+    ] = None,
+    min_label_agreement: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, metavar="X", help="With --check: the least label agreement of the last round."),
+    ] = None,
+    junit: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --check: write the conditions as JUnit test cases.")
+    ] = None,
 ) -> None:
     """Show whether the explanations of a run still follow the model.
 
@@ -38,20 +67,78 @@ def report(
     from introspection_probe.history import History
     from iprobe.summary import summarize
 
+    asked = {
+        "--min-self-em": min_self_em,
+        "--min-gap": min_gap,
+        "--min-label-agreement": min_label_agreement,
+        "--junit": junit,
+    }
+    if not check:
+        _refuse_without_check([option for option, value in asked.items() if value is not None])
+    checked: list[Checked] | None = None
     with History.open(db, must_exist=True) as history:
         summary = summarize(history, run, task, examples, db)
+        if check:
+            from iprobe.checks import Thresholds, run_checks
+
+            others = summary.other_tasks if task is None else ()
+            summaries = [summary, *(summarize(history, str(summary.run.id), other, 0, db) for other in others)]
+            checked = run_checks(summaries, Thresholds(min_self_em, min_gap, min_label_agreement))
+    if checked is not None and junit is not None:
+        from iprobe.junit import write_junit
+
+        write_junit(junit, summary.run, checked)
+    _print(summary, checked, format_)
+    if summary.task is not None and summary.other_tasks and task is None and format_ is Format.json:
+        note(f"The run has {len(summary.tasks)} tasks, this is the first: choose another with --task.")
+    if checked is not None:
+        _exit_with(checked, summary)
+
+
+def _refuse_without_check(given: Sequence[str]) -> None:
+    from introspection_probe.errors import IntrospectionError
+
+    if given:
+        raise IntrospectionError(f"{given[0]} is given without --check, which it belongs to: add --check")
+
+
+def _print(summary: Summary, checked: Sequence[Checked] | None, format_: Format) -> None:
+    """The report on stdout, with the check's result at its end."""
     if format_ is Format.json:
         from iprobe.report_json import to_json
 
-        write_json(to_json(summary))
-        if summary.task is not None and summary.other_tasks and task is None:
-            note(f"The run has {len(summary.tasks)} tasks, this is the first: choose another with --task.")
+        document = to_json(summary)
+        if checked is not None:
+            from iprobe.check_report import check_json
+
+            document["check"] = check_json(checked)
+        write_json(document)
     elif format_ is Format.markdown:
         from iprobe.report_markdown import to_markdown
 
-        write(to_markdown(summary))
+        text = to_markdown(summary)
+        if checked is not None:
+            from iprobe.check_report import check_markdown
+
+            text += check_markdown(checked, summary.run)
+        write(text)
     else:
-        from iprobe.report_table import render
+        from iprobe.report_table import prose, render
 
         console = stdout_console()
         show(console, render(summary, console))
+        if checked is not None:
+            from iprobe.check_report import check_text
+
+            show(console, prose(check_text(checked, summary.run), console.width))
+
+
+def _exit_with(checked: Sequence[Checked], summary: Summary) -> None:
+    """The exit code of the check, and on stderr why it is not 0: stdout may have gone into a file."""
+    from iprobe.checks import failed, label, result_words
+
+    wrong = failed(checked)
+    if wrong:
+        names = ", ".join(label(one, summary.run) for one in wrong)
+        note(f"iprobe: {result_words(checked)}: {names}")
+        raise typer.Exit(1)

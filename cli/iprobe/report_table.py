@@ -182,9 +182,9 @@ def _verdict(summary: Summary, width: int) -> Iterator[RenderableType]:
     if summary.verdict is None:
         return
     style = {"coupled": "bold green", "coupling_lost": "bold red"}.get(summary.verdict.kind, "bold yellow")
-    yield _prose(Text(safe_text(summary.verdict.headline), style=style), width)
+    yield prose(Text(safe_text(summary.verdict.headline), style=style), width)
     for sentence in (summary.verdict.reason, *summary.verdict.notes):
-        yield _prose(Text(safe_text(sentence)), width)
+        yield prose(Text(safe_text(sentence)), width)
 
 
 def _alert(alert: AlertRow, width: int) -> RenderableType:
@@ -193,7 +193,7 @@ def _alert(alert: AlertRow, width: int) -> RenderableType:
     text.append(f"● {safe_text(alert.severity)}: {safe_text(alert.name, 80)}", style=style)
     text.append(f" since step {alert.raised_step}\n", style="dim")
     text.append(f"{safe_text(alert.summary, 600)} {safe_text(alert.remedy, 600)}")
-    return _prose(text, width)
+    return prose(text, width)
 
 
 def _examples(summary: Summary, width: int, *, underlines: bool) -> Iterator[RenderableType]:
@@ -239,5 +239,6 @@ def _next(summary: Summary, width: int) -> RenderableType:
     return text
 
 
-def _prose(text: Text, width: int) -> RenderableType:
+def prose(text: Text, width: int) -> RenderableType:
+    """Text in lines that the eye can follow, on a console of that width."""
     return Padding(text, (0, max(width - _PROSE, 0), 0, 0), expand=False)

@@ -1,0 +1,220 @@
+"""`iprobe report --check`: what a CI system sees of it, its exit code and its JUnit file."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import unicodedata
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from cli_program import Program
+from histories import write_run
+from junitparser import Failure, JUnitXml
+
+from introspection_probe.alerts import CONDITIONS
+from introspection_probe.history import History
+from introspection_probe.records import Alert, Round, RunInfo
+from introspection_probe.scoring import score_round
+
+HOSTILE = "[red]x[/red]\x1b[2J\a\u202eevil\ufffe|]]>`<failure>&\n\x9b31m\x7f"
+STEPS = (0, 100, 200)
+
+
+@pytest.fixture
+def iprobe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
+    return Program(monkeypatch, capsys)
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Path:
+    return tmp_path / "history.db"
+
+
+@pytest.fixture
+def write(db: Path) -> Callable[..., int]:
+    def write_one(**options: Any) -> int:
+        with History.open(str(db)) as history:
+            return write_run(history, **({"n": 60, "steps": STEPS} | options))
+
+    return write_one
+
+
+def alert(name: str = "coupling_lost", *, task: str = "hint-mmlu", active: bool = True, says: str = "Lost.") -> Alert:
+    return Alert(name, task, 100, "critical", says, "Look at it.", active)
+
+
+def conditions(iprobe: Program, *args: object) -> tuple[int, dict[tuple[str, str | None], dict[str, Any]]]:
+    """The exit code and the conditions by name and task."""
+    result = iprobe("report", *args, "--check", "--format", "json")
+    check = json.loads(result.out)["check"]
+    assert check["holds"] is (result.code == 0)
+    return result.code, {(one["name"], one["task"]): one for one in check["conditions"]}
+
+
+def test_a_run_without_alerts_passes(iprobe: Program, db: Path, write: Callable[..., int]) -> None:
+    write()
+    result = iprobe("report", "--db", db, "--check")
+    assert (result.code, result.err) == (0, "")
+    assert "Self EM" in result.out
+    assert "conditions hold" in result.out
+    code, found = conditions(iprobe, "--db", db)
+    assert code == 0
+    alerts = {name for (name, _), one in found.items() if one["kind"] == "alert"}
+    assert alerts == set(CONDITIONS)
+    assert iprobe("report", "--db", db, "--check", "--format", "markdown").code == 0
+
+
+def test_an_alert_that_stands_fails_and_one_that_cleared_does_not(
+    iprobe: Program, db: Path, write: Callable[..., int]
+) -> None:
+    write(alerts=[alert(), alert("behavior_drifted"), alert("behavior_drifted", active=False)])
+    result = iprobe("report", "--db", db, "--check")
+    assert result.code == 1
+    assert result.err == "iprobe: 1 of 12 conditions does not hold: coupling_lost\n"
+    assert "fails  coupling_lost  critical since step 100: Lost. Look at it." in result.out
+    code, found = conditions(iprobe, "--db", db)
+    assert code == 1
+    assert [name for (name, _), one in found.items() if not one["holds"]] == ["coupling_lost"]
+    markdown = iprobe("report", "--db", db, "--check", "--format", "markdown")
+    assert markdown.code == 1
+    assert "- **fails** `coupling_lost`: critical since step 100" in markdown.out
+    assert iprobe("report", "--db", db).code == 0, "only --check judges"
+
+
+def test_an_alert_that_this_program_does_not_know_fails_too(
+    iprobe: Program, db: Path, write: Callable[..., int]
+) -> None:
+    write(alerts=[alert("invented_later")])
+    assert iprobe("report", "--db", db, "--check").err.endswith(": invented_later\n")
+
+
+@pytest.mark.parametrize(("status", "code"), [("finished", 0), ("stopped", 0), ("running", 0), ("failed", 1)])
+def test_a_failed_run_fails(iprobe: Program, db: Path, write: Callable[..., int], status: str, code: int) -> None:
+    write(status=status)
+    result = iprobe("report", "--db", db, "--check")
+    assert (result.code, "run_status" in result.err) == (code, bool(code))
+
+
+def test_a_run_that_died_without_saying_so_fails(iprobe: Program, db: Path, write: Callable[..., int]) -> None:
+    write(status="running")
+    with sqlite3.connect(db) as connection:
+        connection.execute("UPDATE run SET updated_at = '2026-01-01 00:00:00.000000'")
+    connection.close()
+    result = iprobe("report", "--db", db, "--check")
+    assert (result.code, "probably dead" in result.out, "run_status" in result.err) == (1, True, True)
+
+
+def test_a_run_without_a_round_fails(iprobe: Program, db: Path, write: Callable[..., int]) -> None:
+    write(steps=())
+    result = iprobe("report", "--db", db, "--check", "--min-self-em", 0)
+    assert (result.code, result.err) == (1, "iprobe: 1 of 2 conditions does not hold: round_taken\n")
+
+
+@pytest.mark.parametrize(
+    ("option", "read"),
+    [
+        ("--min-self-em", lambda last: last["targets"]["self"]["exact_match"]),
+        ("--min-gap", lambda last: last["coupling_gap"]["estimate"]),
+        ("--min-label-agreement", lambda last: last["label_agreement"]),
+    ],
+)
+def test_a_threshold_is_held_against_the_number_in_the_report(
+    iprobe: Program, db: Path, write: Callable[..., int], option: str, read: Callable[[dict[str, Any]], float]
+) -> None:
+    write()
+    value = read(json.loads(iprobe("report", "--db", db, "--format", "json").out)["rounds"][-1])
+    assert conditions(iprobe, "--db", db, option, value)[0] == 0
+    code, found = conditions(iprobe, "--db", db, option, value + 1e-6)
+    name = option.removeprefix("--").replace("-", "_")
+    assert (code, found[name, "hint-mmlu"]["holds"]) == (1, False)
+    says = found[name, "hint-mmlu"]["says"]
+    assert f"{value:.3f}" in says
+    assert "95% interval" in says
+    assert "only more probes could tell" in says
+    far = conditions(iprobe, "--db", db, option, 1.0)[1][name, "hint-mmlu"]
+    assert (far["holds"], "only more probes" in far["says"]) == (False, False)
+
+
+def test_what_was_not_measured_does_not_meet_a_threshold(iprobe: Program, db: Path) -> None:
+    with History.open(str(db)) as history:
+        run_id = history.start_run(RunInfo("u", "empty", "m", ("hint-mmlu",)))
+        history.record_round(run_id, Round(0, (), datetime.now(UTC), 1.0), {"hint-mmlu": score_round([], [])})
+    code, found = conditions(iprobe, "--db", db, "--min-gap", -1)
+    assert (code, found["min_gap", "hint-mmlu"]["holds"]) == (1, False)
+    assert "was not measured" in found["min_gap", "hint-mmlu"]["says"]
+
+
+def test_every_task_is_checked_unless_one_is_named(iprobe: Program, db: Path, write: Callable[..., int]) -> None:
+    write(tasks=("hint-mmlu", "sycophancy"), alerts=[alert(task="sycophancy")])
+    result = iprobe("report", "--db", db, "--check")
+    assert (result.code, result.err.endswith(": coupling_lost (sycophancy)\n")) == (1, True)
+    assert iprobe("report", "--db", db, "--check", "--task", "hint-mmlu").code == 0
+    assert iprobe("report", "--db", db, "--check", "--task", "sycophancy").code == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--min-self-em", "0.7"), "--min-self-em is given without --check"),
+        (("--min-gap", "0"), "--min-gap is given without --check"),
+        (("--junit", "x.xml"), "--junit is given without --check"),
+        (("--check", "--min-self-em", "70"), "min-self-em"),
+        (("--check", "--min-gap", "nan"), "min-gap"),
+        (("--check", "--junit", "no/such/folder/x.xml"), "cannot write the JUnit file"),
+        (("nope", "--check"), "no run 'nope'"),
+    ],
+)
+def test_wrong_use_is_2_and_not_1(
+    iprobe: Program, db: Path, write: Callable[..., int], args: tuple[str, ...], says: str
+) -> None:
+    write(alerts=[alert()])
+    result = iprobe("report", "--db", db, *args)
+    assert (result.code, result.out) == (2, "")
+    assert says in result.err
+
+
+def test_junit_has_a_test_case_for_each_condition(
+    iprobe: Program, db: Path, write: Callable[..., int], tmp_path: Path
+) -> None:
+    write(name="sft", tasks=("hint-mmlu", "sycophancy"), alerts=[alert(says="Gap <0> & falling.")])
+    junit = tmp_path / "iprobe.xml"
+    code, found = conditions(iprobe, "--db", db, "--junit", junit, "--min-self-em", 0.99)
+    assert code == 1
+    [suite] = JUnitXml.fromfile(str(junit))
+    wrong = [key for key, one in found.items() if not one["holds"]]
+    assert (suite.name, suite.tests, suite.failures, suite.errors) == ("iprobe sft", len(found), len(wrong), 0)
+    cases = {(case.name, case.classname.removeprefix("iprobe sft").removeprefix(".") or None): case for case in suite}
+    assert cases.keys() == found.keys()
+    assert [key for key, case in cases.items() if not case.is_passed] == wrong
+    [failure] = cases["coupling_lost", "hint-mmlu"].result
+    assert isinstance(failure, Failure)
+    assert (failure.type, failure.message) == ("alert", "critical since step 100: Gap <0> & falling. Look at it.")
+    assert {prop.name: prop.value for prop in suite.properties()}["status"] == "finished"
+
+
+def test_hostile_text_is_inert_in_junit(iprobe: Program, db: Path, write: Callable[..., int], tmp_path: Path) -> None:
+    write(
+        name=HOSTILE,
+        model=HOSTILE,
+        tasks=(HOSTILE,),
+        uid=HOSTILE,
+        alerts=[alert(HOSTILE, task=HOSTILE, says=HOSTILE * 500)],
+    )
+    junit = tmp_path / "iprobe.xml"
+    result = iprobe("report", "--db", db, "--check", "--junit", junit)
+    assert (result.code, "Traceback" in result.err) == (1, False)
+    text = junit.read_text(encoding="utf-8")
+    shown = "".join(ElementTree.fromstring(text).itertext())  # an illegal character would not parse
+    assert "\\x1b[2J\\x07\\u202eevil\\ufffe|]]>`<failure>&" in shown
+    assert {element.tag for element in ElementTree.fromstring(text).iter()} == {
+        *("testsuites", "testsuite", "properties", "property", "testcase", "failure")
+    }
+    for output in (text, result.out, result.err):
+        assert not {unicodedata.category(char) for char in output} & {"Cf", "Cs", "Co", "Zl", "Zp"}
+        assert not [char for char in output if unicodedata.category(char) == "Cc" and char != "\n"]
+    assert len(text) < 20_000
