@@ -46,8 +46,13 @@ def load(options: argparse.Namespace) -> tuple[nn.Module, Any]:
     return model.to(options.device), AutoTokenizer.from_pretrained(options.model)
 
 
-def probes_of(model: nn.Module, tokenizer: Any, count: int) -> tuple[ProbeSet, list[EncodedProbe]]:
-    """``count`` Hint-MMLU examples, on the probe side; as many again stand on the train side."""
+def probes_of(
+    model: nn.Module, tokenizer: Any, count: int, folder: str | None = None
+) -> tuple[ProbeSet, list[EncodedProbe]]:
+    """``count`` Hint-MMLU examples, on the probe side; as many again stand on the train side of a set built here."""
+    if folder is not None:
+        found = ProbeSet.load(folder)
+        return found, encoded(found, tokenizer, "probe")[:count]
     probe_set, _ = build_probe_set(
         get_task("hint-mmlu"),
         model,
@@ -70,16 +75,18 @@ def encoded(probe_set: ProbeSet, tokenizer: Any, split: Any) -> list[EncodedProb
     )
 
 
-def in_turn(ways: Mapping[str, Callable[[], Any]], *, repeat: int, device: str) -> dict[str, float]:
+def in_turn(
+    ways: Mapping[str, Callable[[], Any]], *, repeat: int, device: str, warm_up: bool = True
+) -> dict[str, float]:
     """Median seconds of each way. They take turns, so that a slow minute of the machine slows all of them."""
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(repeat + 1):
+    for turn in range(-int(warm_up), repeat):
         for name, way in ways.items():
             synchronize(device)
             start = time.perf_counter()
             way()
             synchronize(device)
-            if turn:  # the first turn warms up
+            if turn >= 0:
                 times[name].append(time.perf_counter() - start)
     return {name: statistics.median(found) for name, found in times.items()}
 

@@ -3,7 +3,7 @@
     python benchmarks/round.py [--teach 16] [--model PATH] [--probes 64] [--device cuda] [--json]
 
 (a) three batched `generate` calls; (b) our flat path; (c) lm-evaluation-harness scoring the answers on `x` alone, at
-its best batch size of several; (d) the floor: one plain forward over as many tokens as the trees have unique ones.
+the better of two batch sizes; (d) the floor: one plain forward over as many tokens as the trees have unique ones.
 All of them in turn in one process. `--teach N` first mixes explanations in for N steps, so that answers stay in the
 tree, as they do in a run; 0 measures the untaught model, whose every explanation has to be generated.
 """
@@ -117,11 +117,12 @@ def main() -> None:
     parser = arguments(str(__doc__).split("\n\n")[0])
     parser.add_argument("--teach", type=int, default=16, help="mixed steps before measuring; 0: untaught")
     parser.add_argument("--teach-rate", type=float, default=2e-4)
+    parser.add_argument("--probe-set", help="a built Hint-MMLU set of this model, instead of building one")
     parser.add_argument("--without-lm-eval", action="store_true", help="where lm-eval is not installed")
     options: argparse.Namespace = parser.parse_args()
     model, tokenizer = load(options)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    probe_set, probes = probes_of(model, tokenizer, options.probes)
+    probe_set, probes = probes_of(model, tokenizer, options.probes, options.probe_set)
     teach(model, tokenizer, probe_set, options.teach, options.teach_rate)
     model.eval()
 
@@ -132,10 +133,12 @@ def main() -> None:
     unique, plain = sum(lengths), sum(len(p.included) + len(p.ablated) + len(p.question) for p in probes)
     shapes = floor_batches(lengths, options.token_budget)
     new_tokens = 4 + max(len(ids) for probe in probes for ids in probe.explanation_ids)
-    batches = sorted({8, 16, 32, min(options.probes, 64)} if options.device == "cpu" else {64, 256, options.probes})
+    batches = sorted({8, min(options.probes, 32)} if options.device == "cpu" else {64, 256, options.probes})
 
     def best(ways: dict[int, Callable[[], Any]]) -> int:
-        times = in_turn({str(b): way for b, way in ways.items()}, repeat=1, device=options.device)
+        if len(ways) == 1:
+            return next(iter(ways))
+        times = in_turn({str(b): way for b, way in ways.items()}, repeat=1, device=options.device, warm_up=False)
         return int(min(times, key=lambda name: times[name]))
 
     generate = {b: lambda b=b: generate_round(model, tokenizer, probes, b, new_tokens) for b in batches}
