@@ -98,6 +98,7 @@ def test_batches_hold_every_item_once_within_the_budget(lengths: list[int], budg
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= budget
+        assert min(lengths[index] for index in batch) >= 0.85 * max(lengths[index] for index in batch)
 
 
 def wrapped(name: str, wrapping: str) -> Any:
