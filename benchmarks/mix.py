@@ -91,9 +91,10 @@ def main() -> None:
     parser.add_argument("--mix-batch", type=int, default=8)
     parser.add_argument("--host-batch", type=int, default=8)
     parser.add_argument("--host-tokens", type=int, default=256)
+    parser.add_argument("--probe-set", help="a built Hint-MMLU set of this model, instead of building one")
     options = parser.parse_args()
     model, tokenizer = load(options)
-    probe_set, _ = probes_of(model, tokenizer, max(options.mix_batch * 4, 32))
+    probe_set, _ = probes_of(model, tokenizer, max(options.mix_batch * 4, 32), options.probe_set)
     examples = [
         MixExample.of(e, probe.behavior, probe.labels["orig"], tokenizer.eos_token_id)
         for e, probe in zip(encoded(probe_set, tokenizer, "train"), probe_set.split("train"), strict=True)
