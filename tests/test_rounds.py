@@ -198,7 +198,7 @@ def test_answers_of_several_tokens_are_decoded_within_the_answer_set() -> None:
     model = embedded_model()
     packed, flat = (Prober(embedded_tokenizer(), probes, path=p).behaviors(model) for p in ("packed", "flat"))
     assert packed == flat
-    assert {behavior.ablated for behavior in packed} <= set(options)
+    assert {item.behavior.ablated for item in packed} <= set(options)
 
 
 def test_indistinguishable_answers_are_refused() -> None:

@@ -14,8 +14,19 @@ from datetime import UTC, datetime
 
 from introspection_probe.endpoint.client import Completion, Endpoint, Scored
 from introspection_probe.errors import IntrospectionError
-from introspection_probe.records import Behavior, Probe, ProbeExample, Rendered, Rollout, Round
+from introspection_probe.records import (
+    Behavior,
+    Judging,
+    Observed,
+    Probe,
+    ProbeExample,
+    Rendered,
+    Responses,
+    Rollout,
+    Round,
+)
 from introspection_probe.tasks import explanations
+from introspection_probe.tasks.judges.panel import FreeAnswer, Panel, check_unjudged, halves, request_of
 
 Tokens = tuple[str, ...]
 
@@ -38,6 +49,7 @@ class Interview:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
+        self._panel = Panel()
         self._continuations: dict[tuple[str, str], Tokens] = {}
         self.scored = 0
 
@@ -47,30 +59,28 @@ class Interview:
         rendered: Sequence[Rendered],
         *,
         answer_prefix: str = "",
+        judging: Judging | None = None,
         progress: Progress | None = None,
-    ) -> list[Behavior]:
-        """The answers on ``x`` and ``x\\C``: greedy decoding within the answer set, token by token.
+    ) -> list[Observed]:
+        """The answers on ``x`` and ``x\\C``: greedy decoding within the answer set, token by token, or freely.
 
         Args:
             answer_prefix: what stands before an option after the prompt (``PromptStyle.answer_prefix``).
+            judging: how free answers are judged; None where answers are options. An example on which the judge fails
+                has no behaviour.
             progress: called with the number of examples finished since the last call.
 
         Raises:
-            IntrospectionError: the server fails or cannot score text, or the model's tokenizer joins the end of a
-                prompt with an answer.
+            IntrospectionError: the server fails or cannot score text, the judge is out of reach, or the model's
+                tokenizer joins the end of a prompt with an answer.
         """
         prompts = [prompt for r in rendered for prompt in (r.included, r.ablated)]
+        if judging is not None:
+            return self._judged(examples, prompts, judging, progress)
         options = [example.options for example in examples for _ in range(2)]
         texts = [[answer_prefix + option for option in answers] for answers in options]
         self._learn_tokens((prompt, text) for prompt, answers in zip(prompts, texts, strict=True) for text in answers)
-        halves = 0
-
-        def advance(count: int) -> None:
-            nonlocal halves
-            if progress is not None:
-                progress((halves + count) // 2 - halves // 2)
-            halves += count
-
+        advance = None if progress is None else halves(progress)
         first = self._endpoint.complete(prompts, max_tokens=1, top=True, progress=advance)
         chosen = [
             self._read(prompt, answers, completion)
@@ -82,7 +92,24 @@ class Interview:
         for index, tokens in zip(undecided, scores, strict=True):
             chosen[index] = choose(tokens)
         answers = [group[choice] for group, choice in zip(options, chosen, strict=True) if choice is not None]
-        return [Behavior(*pair) for pair in zip(answers[::2], answers[1::2], strict=True)]
+        return [Observed(Behavior(*pair)) for pair in zip(answers[::2], answers[1::2], strict=True)]
+
+    def _judged(
+        self, examples: Sequence[ProbeExample], prompts: Sequence[str], judging: Judging, progress: Progress | None
+    ) -> list[Observed]:
+        """What the model writes after the prompts, two for each example, and the behaviour that it is judged to be."""
+        advance = None if progress is None else halves(progress)
+        written = self._endpoint.complete(prompts, max_tokens=judging.max_tokens, progress=advance)
+        return self._panel.observe(
+            [
+                FreeAnswer(
+                    judging,
+                    (request_of(example.included), request_of(example.ablated)),
+                    Responses(included.text, ablated.text),
+                )
+                for example, included, ablated in zip(examples, written[::2], written[1::2], strict=True)
+            ]
+        )
 
     @property
     def model(self) -> str:
@@ -95,27 +122,39 @@ class Interview:
         return self._endpoint.window
 
     def measure(
-        self, probes: Sequence[Probe], *, step: int, answer_prefix: str = "", progress: Progress | None = None
+        self,
+        probes: Sequence[Probe],
+        *,
+        step: int,
+        answer_prefix: str = "",
+        judging: Judging | None = None,
+        progress: Progress | None = None,
     ) -> Round:
         """One round over the probes.
 
         Args:
             step: optimizer steps done.
-            answer_prefix: as for :meth:`behaviors`.
+            answer_prefix, judging: as for :meth:`behaviors`.
             progress: called with the number of answers (three for each probe) finished since the last call.
 
         Raises:
-            IntrospectionError: as :meth:`behaviors`; no probes.
+            IntrospectionError: as :meth:`behaviors`; no probes; no verdict on too many of them.
         """
         if not probes:
             raise IntrospectionError("there is nothing to measure: the probe split is empty; build a larger probe set")
         started_at, clock, before = datetime.now(UTC), time.perf_counter(), self._endpoint.tokens
-        behaviors = self.behaviors(
+        observed = self.behaviors(
             [probe.example for probe in probes],
             [probe.rendered for probe in probes],
             answer_prefix=answer_prefix,
+            judging=judging,
             progress=None if progress is None else lambda count: progress(2 * count),
         )
+        unjudged = tuple(
+            probe.example.id for probe, item in zip(probes, observed, strict=True) if item.behavior is None
+        )
+        if judging is not None:
+            check_unjudged(judging.judge, len(unjudged), len(probes), self._panel.problem)
         said = self._endpoint.complete(
             [probe.rendered.question for probe in probes], max_tokens=self._longest(probes) + _SLACK, progress=progress
         )
@@ -124,17 +163,20 @@ class Interview:
             rollouts=tuple(
                 Rollout(
                     example_id=probe.example.id,
-                    behavior=behavior,
+                    behavior=item.behavior,
                     predicted_text=completion.text,
                     predicted=explanations.parse(completion.text, probe.example.options),
+                    responses=item.responses,
                 )
-                for probe, behavior, completion in zip(probes, behaviors, said, strict=True)
+                for probe, item, completion in zip(probes, observed, said, strict=True)
+                if item.behavior is not None
             ),
             started_at=started_at,
             duration_s=time.perf_counter() - clock,
             tokens=self._endpoint.tokens - before,
             generated=len(probes),
             path="endpoint",
+            unjudged=unjudged,
         )
 
     def _read(self, prompt: str, texts: Sequence[str], completion: Completion) -> int | None:

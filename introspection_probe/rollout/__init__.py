@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from torch import nn
 
-from introspection_probe.records import Behavior, Round
+from introspection_probe.records import Observed, Round
 from introspection_probe.rollout.agreement import Agreement, compare_paths
-from introspection_probe.rollout.encoding import EncodedProbe, encode_probes, render
+from introspection_probe.rollout.encoding import EncodedProbe, encode_probes, encode_set, render, with_tokens
 from introspection_probe.rollout.prober import DEFAULT_TOKEN_BUDGET, Prober, Progress
 
 __all__ = [
@@ -19,9 +19,11 @@ __all__ = [
     "Prober",
     "compare_paths",
     "encode_probes",
+    "encode_set",
     "measure",
     "measure_behaviors",
     "render",
+    "with_tokens",
 ]
 
 
@@ -46,6 +48,6 @@ def measure_behaviors(
     path: Literal["auto", "packed", "flat"] = "auto",
     token_budget: int = DEFAULT_TOKEN_BUDGET,
     progress: Progress | None = None,
-) -> list[Behavior]:
-    """Only the answers on ``x`` and ``x\\C``. See :class:`Prober`."""
+) -> list[Observed]:
+    """Only what the model does on ``x`` and ``x\\C``. See :class:`Prober`."""
     return Prober(tokenizer, probes, path=path, token_budget=token_budget).behaviors(model, progress=progress)

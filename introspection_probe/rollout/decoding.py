@@ -9,18 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from introspection_probe.rollout.encoding import EncodedProbe, Ids
+from introspection_probe.rollout.encoding import Ids
 from introspection_probe.rollout.forward import TreePass, device_of, forward_flat, left_padded
 from introspection_probe.rollout.paths import ProbeTree, Trie, constrained_answer, greedy_walk
 from introspection_probe.rollout.tree import Path
 
+VARIANTS = ("included", "ablated")
+
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What one example's three prompts gave: indices into its options, and the explanation's token ids."""
+    """What one example's three prompts gave: indices into its options, and the explanation's token ids.
 
-    included: int
-    ablated: int
+    ``included`` and ``ablated`` are None where answers are free.
+    """
+
+    included: int | None
+    ablated: int | None
     explanation: Ids | None
 
 
@@ -41,8 +46,10 @@ def read_answers(
     scores = _option_scores(done, trees)
     answers, unfinished = [], []
     for row, packed in enumerate(trees):
-        chosen = {}
-        for name in ("included", "ablated"):
+        chosen: dict[str, int] = {}
+        for name in VARIANTS:
+            if name not in packed.tries:
+                continue
             trie = packed.tries[name]
 
             def best(so_far: Ids, allowed: Sequence[int], row: int = row, name: str = name) -> int:
@@ -60,7 +67,7 @@ def read_answers(
                 explanation = walked
             else:
                 unfinished.append(Unfinished(row, walked, most_likely(walked)))
-        answers.append(Answers(chosen["included"], chosen["ablated"], explanation))
+        answers.append(Answers(chosen.get("included"), chosen.get("ablated"), explanation))
     return answers, unfinished
 
 
@@ -73,7 +80,9 @@ def _option_scores(done: TreePass, trees: Sequence[ProbeTree]) -> dict[tuple[int
     """Logits of the allowed next tokens at each place where an answer is chosen, fetched in one transfer."""
     keys, rows, columns, tokens, counts = [], [], [], [], []
     for row, packed in enumerate(trees):
-        for name in ("included", "ablated"):
+        for name in VARIANTS:
+            if name not in packed.tries:
+                continue
             trie = packed.tries[name]
             for so_far in {answer[:depth] for answer in trie.answers for depth in range(len(answer))}:
                 allowed = trie.followers(so_far)
@@ -82,7 +91,7 @@ def _option_scores(done: TreePass, trees: Sequence[ProbeTree]) -> dict[tuple[int
                 rows += [row] * len(allowed)
                 columns += [done.place(packed.tree, packed.column_of[name, so_far])] * len(allowed)
                 tokens += allowed
-    index = torch.tensor([rows, columns, tokens], device=done.logits.device)
+    index = torch.tensor([rows, columns, tokens], dtype=torch.long, device=done.logits.device)
     values = iter(done.logits[index[0], index[1], index[2]].float().tolist())
     return {key: [next(values) for _ in range(count)] for key, count in zip(keys, counts, strict=True)}
 
@@ -102,12 +111,12 @@ def choose_flat(model: nn.Module, tries: Sequence[Trie]) -> list[int]:
 
 
 def generate_flat(
-    model: nn.Module, probes: Sequence[EncodedProbe], *, max_new_tokens: int, end_tokens: Collection[int]
+    model: nn.Module, prompts: Sequence[Ids], *, max_new_tokens: int, end_tokens: Collection[int]
 ) -> list[Ids]:
-    """The greedy answers to ``q`` by HF ``generate``, without the end token."""
+    """The greedy answers to prompts by HF ``generate``, with the end token of those that ended by themselves."""
     from transformers import GenerationConfig
 
-    inputs = left_padded([probe.question for probe in probes], device_of(model))
+    inputs = left_padded(prompts, device_of(model))
     # Everything that could bend greedy decoding is named, since unnamed fields are filled from the model's own.
     config = GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=max_new_tokens,
@@ -121,7 +130,11 @@ def generate_flat(
     )
     generate: Any = model.generate
     output: Tensor = generate(input_ids=inputs.ids, attention_mask=inputs.mask, generation_config=config)
-    return [until_end(row, end_tokens) for row in output[:, inputs.ids.shape[1] :].tolist()]
+    answers = []
+    for row in output[:, inputs.ids.shape[1] :].tolist():
+        said = until_end(row, end_tokens)
+        answers.append((*said, *row[len(said) : len(said) + 1]))
+    return answers
 
 
 def until_end(ids: Sequence[int], end_tokens: Collection[int]) -> Ids:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from torch import distributed as dist
 from torch import nn
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 
@@ -38,13 +39,13 @@ def largest(value: int) -> int:
     return max(values)
 
 
-def merge(parts: Mapping[int, T]) -> dict[int, T]:
+def merge(parts: Mapping[K, T]) -> dict[K, T]:
     """The union of the processes' items, on every process."""
     if world_size() == 1:
         return dict(parts)
-    gathered: list[Mapping[int, T]] = [{}] * world_size()
+    gathered: list[Mapping[K, T]] = [{}] * world_size()
     dist.all_gather_object(gathered, dict(parts))
-    return {index: item for part in gathered for index, item in part.items()}
+    return {key: item for part in gathered for key, item in part.items()}
 
 
 def is_sharded(model: nn.Module) -> bool:

@@ -51,11 +51,12 @@ class ProbeTree:
 
 
 def tries_of(probe: EncodedProbe, *, explain: bool = True) -> dict[str, Trie]:
-    """The tries of an example by prompt: ``included``, ``ablated`` and, with ``explain``, ``question``."""
-    tries = {
-        "included": Trie(probe.included, probe.included_options),
-        "ablated": Trie(probe.ablated, probe.ablated_options),
-    }
+    """The tries of an example by prompt: ``included``, ``ablated`` (unless answers are free) and, with ``explain``,
+    ``question``."""
+    tries = {}
+    if probe.free is None:
+        tries["included"] = Trie(probe.included, probe.included_options)
+        tries["ablated"] = Trie(probe.ablated, probe.ablated_options)
     if explain:
         tries["question"] = Trie(probe.question, probe.explanation_ids)
     return tries

@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
 
 from introspection_probe.errors import IntrospectionError
-from introspection_probe.records import Behavior, Rollout, Round
+from introspection_probe.records import Behavior, Observed, Responses, Rollout, Round
 from introspection_probe.rollout import distributed
 from introspection_probe.rollout.agreement import Agreement, compare_paths
 from introspection_probe.rollout.batching import token_batches
 from introspection_probe.rollout.decoding import (
+    VARIANTS,
     Answers,
     can_resume,
     choose_flat,
     generate_flat,
     read_answers,
     resume,
+    until_end,
 )
 from introspection_probe.rollout.encoding import EncodedProbe, Ids
 from introspection_probe.rollout.forward import forward_trees
+from introspection_probe.rollout.free_answers import check_round, judge_written
 from introspection_probe.rollout.isolation import measuring
 from introspection_probe.rollout.paths import ProbeTree, probe_tree, tries_of
 from introspection_probe.tasks import explanations
+from introspection_probe.tasks.judges.panel import Panel, halves
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +41,12 @@ DEFAULT_TOKEN_BUDGET = 4096
 _SLACK = 4
 
 Progress = Callable[[int], None]
+
+Item = TypeVar("Item", bound=Hashable)
+Outcome = TypeVar("Outcome")
+
+_Measured = tuple[Answers, bool, int]
+"""A probe's answers, whether it needed generation, and the tokens computed for it."""
 
 
 class Prober:
@@ -71,6 +81,7 @@ class Prober:
         self._path = path
         self._trees: dict[tuple[str, bool], ProbeTree] = {}
         self._max_new_tokens = _SLACK + max(len(ids) for probe in probes for ids in probe.explanation_ids)
+        self._panel = Panel()
 
     def uses_packing(self, model: nn.Module) -> bool:
         """Whether rounds on this model are packed; with ``path="auto"`` the first call compares both paths."""
@@ -87,68 +98,146 @@ class Prober:
         Args:
             step: optimizer steps done.
             progress: called with the number of examples finished since the last call.
+
+        Raises:
+            IntrospectionError: a judge of free answers is out of reach, or gave no verdict on too many examples.
         """
         started_at, clock = datetime.now(UTC), time.perf_counter()
         packed = self.uses_packing(model)
         ends = end_tokens(model, self._tokenizer)
+        every = range(len(self.probes))
         with measuring(model):
-            measured = self._run(model, packed, ends, explain=True, progress=progress)
+            measured = self._run(model, packed, ends, every, explain=True, progress=progress)
+            written = self._write(model, ends, progress=progress)
+        judged = judge_written(self._panel, self._tokenizer, self.probes, written)
+        observed = [judged.get(index) or _observed(self.probes[index], measured[index][0]) for index in every]
+        check_round(self._panel, self.probes, observed)
         rollouts, generated, tokens = [], 0, 0
-        for probe, (answers, was_generated, computed) in zip(self.probes, measured, strict=True):
+        for probe, item, (answers, was_generated, computed) in zip(
+            self.probes, observed, (measured[index] for index in every), strict=True
+        ):
+            generated += was_generated or probe.free is not None
+            tokens += computed
+            if item.behavior is None:
+                continue
             text = self._tokenizer.decode(list(answers.explanation or ()), skip_special_tokens=True)
             rollouts.append(
                 Rollout(
                     example_id=probe.id,
-                    behavior=_behavior(probe, answers),
+                    behavior=item.behavior,
                     predicted_text=text,
                     predicted=explanations.parse(text, probe.options),
+                    responses=None
+                    if item.responses is None
+                    else Responses(item.responses.included, item.responses.ablated),
                 )
             )
-            generated += was_generated
-            tokens += computed
         return Round(
             step=step,
             rollouts=tuple(rollouts),
             started_at=started_at,
             duration_s=time.perf_counter() - clock,
-            tokens=tokens,
+            tokens=tokens
+            + sum(len(_prompt(self.probes[i], variant)) + len(ids) for (i, variant), ids in written.items()),
             generated=generated,
             path="packed" if packed else "flat",
+            unjudged=tuple(
+                probe.id for probe, item in zip(self.probes, observed, strict=True) if item.behavior is None
+            ),
         )
 
-    def behaviors(self, model: nn.Module, *, progress: Progress | None = None) -> list[Behavior]:
-        """Only the answers on ``x`` and ``x\\C``, in the order of the probes."""
-        packed = self.uses_packing(model)
+    def behaviors(self, model: nn.Module, *, progress: Progress | None = None) -> list[Observed]:
+        """Only what the model does on ``x`` and ``x\\C``, in the order of the probes.
+
+        Raises:
+            IntrospectionError: a judge of free answers is out of reach. One that fails on single examples leaves
+                their behaviour None.
+        """
+        ends = end_tokens(model, self._tokenizer)
+        chosen = [index for index, probe in enumerate(self.probes) if probe.free is None]
+        measured: dict[int, _Measured] = {}
+        if chosen:
+            packed = self.uses_packing(model)
+            with measuring(model):
+                measured = self._run(model, packed, ends, chosen, explain=False, progress=progress)
         with measuring(model):
-            measured = self._run(model, packed, end_tokens(model, self._tokenizer), explain=False, progress=progress)
-        return [_behavior(probe, answers) for probe, (answers, _, _) in zip(self.probes, measured, strict=True)]
+            written = self._write(model, ends, progress=progress)
+        judged = judge_written(self._panel, self._tokenizer, self.probes, written)
+        return [judged.get(index) or _observed(probe, measured[index][0]) for index, probe in enumerate(self.probes)]
 
     def _run(
         self,
         model: nn.Module,
         packed: bool,
         ends: frozenset[int],
+        indices: Sequence[int],
         *,
         explain: bool,
         progress: Progress | None,
-    ) -> list[tuple[Answers, bool, int]]:
-        """For each probe: its answers, whether it needed generation, and the tokens computed for it."""
+    ) -> dict[int, _Measured]:
+        """For each of these probes: its answers, whether it needed generation, and the tokens computed for it."""
         run = self._packed_batch if packed else self._flat_batch
-        mine = distributed.share(len(self.probes))
-        found: dict[int, tuple[Answers, bool, int]] = {}
-        while remaining := [index for index in mine if index not in found]:
-            lengths = [self._length(self.probes[index], packed, explain) for index in remaining]
+
+        def done(index: int) -> None:
+            # An example with free answers is not done before these are written.
+            if progress is not None and self.probes[index].free is None:
+                progress(1)
+
+        return self._in_batches(
+            indices,
+            lambda index: self._length(self.probes[index], packed, explain),
+            lambda batch: run(model, [self.probes[index] for index in batch], ends, explain),
+            done,
+        )
+
+    def _write(
+        self, model: nn.Module, ends: frozenset[int], *, progress: Progress | None
+    ) -> dict[tuple[int, str], Ids]:
+        """What the model writes freely, by the probe's index and the variant; with the end token where it ended."""
+        asked = [(i, variant) for i, probe in enumerate(self.probes) if probe.free is not None for variant in VARIANTS]
+        if not asked:
+            return {}
+        advance = (lambda _: None) if progress is None else halves(progress)
+
+        def write(batch: Sequence[tuple[int, str]]) -> list[Ids]:
+            prompts = [_prompt(self.probes[i], variant) for i, variant in batch]
+            room = [self.probes[i].answer_tokens for i, _ in batch]
+            answers = generate_flat(model, prompts, max_new_tokens=max(room), end_tokens=ends)
+            return [ids[:most] for ids, most in zip(answers, room, strict=True)]
+
+        def length(item: tuple[int, str]) -> int:
+            probe = self.probes[item[0]]
+            return len(_prompt(probe, item[1])) + probe.answer_tokens
+
+        return self._in_batches(asked, length, write, lambda _: advance(1))
+
+    def _in_batches(
+        self,
+        items: Sequence[Item],
+        length: Callable[[Item], int],
+        run: Callable[[list[Item]], Sequence[Outcome]],
+        done: Callable[[Item], None],
+    ) -> dict[Item, Outcome]:
+        """``run`` over all items, in batches within the token budget, shared among the processes and brought together.
+
+        Args:
+            length: tokens of an item in a forward.
+            done: called with each item of this process when it is finished.
+        """
+        mine = [items[i] for i in distributed.share(len(items))]
+        found: dict[Item, Outcome] = {}
+        while remaining := [item for item in mine if item not in found]:
+            lengths = [length(item) for item in remaining]
             batches = [[remaining[i] for i in batch] for batch in token_batches(lengths, self.token_budget)]
             # A forward of a sharded model is collective: every process runs as many batches as the busiest.
             for _ in range(distributed.largest(len(batches)) - len(batches)):
                 batches.append(batches[-1][-1:])
             try:
                 for batch in batches:
-                    results = run(model, [self.probes[index] for index in batch], ends, explain)
-                    fresh = sum(index not in found for index in batch)
-                    found.update(zip(batch, results, strict=True))
-                    if progress is not None:
-                        progress(fresh)
+                    fresh = [item for item in batch if item not in found]
+                    found.update(zip(batch, run(batch), strict=True))
+                    for item in fresh:
+                        done(item)
             except RuntimeError as error:
                 widest = max(lengths)
                 if not _is_out_of_memory(error) or distributed.world_size() > 1 or self.token_budget <= widest:
@@ -157,11 +246,11 @@ class Prober:
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
                 logger.warning("introspection_probe: out of memory, going on with %s tokens a pass", self.token_budget)
-        return [item for _, item in sorted(distributed.merge(found).items())]
+        return distributed.merge(found)
 
     def _packed_batch(
         self, model: nn.Module, probes: Sequence[EncodedProbe], ends: frozenset[int], explain: bool
-    ) -> list[tuple[Answers, bool, int]]:
+    ) -> list[_Measured]:
         trees = [self._tree(probe, explain) for probe in probes]
         done = forward_trees(model, [packed.tree for packed in trees], use_cache=explain)
         answers, unfinished = read_answers(done, trees, ends)
@@ -186,26 +275,28 @@ class Prober:
 
     def _flat_batch(
         self, model: nn.Module, probes: Sequence[EncodedProbe], ends: frozenset[int], explain: bool
-    ) -> list[tuple[Answers, bool, int]]:
-        tries = [tries_of(probe, explain=False) for probe in probes]
-        included = choose_flat(model, [trie["included"] for trie in tries])
-        ablated = choose_flat(model, [trie["ablated"] for trie in tries])
+    ) -> list[_Measured]:
+        rows = [row for row, probe in enumerate(probes) if probe.free is None]
+        tries = [tries_of(probes[row], explain=False) for row in rows]
+        included = dict(zip(rows, choose_flat(model, [trie["included"] for trie in tries]), strict=True))
+        ablated = dict(zip(rows, choose_flat(model, [trie["ablated"] for trie in tries]), strict=True))
         texts: list[Ids | None] = [None] * len(probes)
         if explain:
             texts = list(self._generate(model, probes, ends))
         return [
             (
-                Answers(included[row], ablated[row], texts[row]),
+                Answers(included.get(row), ablated.get(row), texts[row]),
                 explain,
-                len(probe.included)
-                + len(probe.ablated)
+                (len(probe.included) + len(probe.ablated) if row in included else 0)
                 + (len(probe.question) + len(texts[row] or ()) if explain else 0),
             )
             for row, probe in enumerate(probes)
         ]
 
     def _generate(self, model: nn.Module, probes: Sequence[EncodedProbe], ends: frozenset[int]) -> list[Ids]:
-        return generate_flat(model, probes, max_new_tokens=self._max_new_tokens, end_tokens=ends)
+        prompts = [probe.question for probe in probes]
+        said = generate_flat(model, prompts, max_new_tokens=self._max_new_tokens, end_tokens=ends)
+        return [until_end(ids, ends) for ids in said]
 
     def _tree(self, probe: EncodedProbe, explain: bool) -> ProbeTree:
         """Built once: the probes of a run never change."""
@@ -235,8 +326,15 @@ def end_tokens(model: nn.Module, tokenizer: Any) -> frozenset[int]:
     return ends
 
 
-def _behavior(probe: EncodedProbe, answers: Answers) -> Behavior:
-    return Behavior(probe.options[answers.included], probe.options[answers.ablated])
+def _observed(probe: EncodedProbe, answers: Answers) -> Observed:
+    # Answers are options here.
+    assert answers.included is not None
+    assert answers.ablated is not None
+    return Observed(Behavior(probe.options[answers.included], probe.options[answers.ablated]))
+
+
+def _prompt(probe: EncodedProbe, variant: str) -> Ids:
+    return probe.included if variant == "included" else probe.ablated
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

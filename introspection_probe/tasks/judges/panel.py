@@ -71,7 +71,7 @@ class Panel:
                     strict=True,
                 )
             ]
-            judged = judge_all(judge, pairs, progress=None if progress is None else _halves(progress))
+            judged = judge_all(judge, pairs, progress=None if progress is None else halves(progress))
             self.problem = judged.problem or self.problem
             for place, included, ablated in zip(places, judged.verdicts[::2], judged.verdicts[1::2], strict=True):
                 if included is not None and ablated is not None:
@@ -118,8 +118,8 @@ def request_of(messages: Sequence[Message]) -> str:
     return next((message["content"] for message in reversed(messages) if message["role"] == "user"), "")
 
 
-def _halves(progress: Callable[[int], None]) -> Callable[[int], None]:
-    """Counts examples from verdicts, of which each example has two."""
+def halves(progress: Callable[[int], None]) -> Callable[[int], None]:
+    """Counts examples from answers, of which each example has two."""
     done = 0
 
     def advance(count: int) -> None:
