@@ -21,7 +21,7 @@ from introspection_probe.numbers import PREFIX, round_numbers
 from introspection_probe.observers import Observers
 from introspection_probe.preparing import model_name, prepare
 from introspection_probe.records import Probe, Round, RunInfo, RunStatus
-from introspection_probe.rollout import EncodedProbe, Prober, distributed, encode_probes
+from introspection_probe.rollout import EncodedProbe, Prober, distributed, encode_set
 from introspection_probe.run_folder import RunFolder
 from introspection_probe.scoring.counts import RoundScores
 from introspection_probe.scoring.rounds import score_by_task
@@ -127,7 +127,8 @@ class Session:
         taken: tuple[Round, dict[str, RoundScores]] | None = None
         with self.guard("a round"):
             round_ = self._prober.measure(model, step=step)
-            taken = round_, score_by_task(round_.rollouts, self._probes, supervision=self._config.supervision)
+            asked = round_.measured(self._probes)
+            taken = round_, score_by_task(round_.rollouts, asked, supervision=self._config.supervision)
         self.last_round = step
         self._last_duration = time.perf_counter() - clock
         self._spent += self._last_duration
@@ -217,12 +218,7 @@ def train_begin_warnings(config: IntrospectionConfig, mixture: Mixture, model: n
 
 
 def _encode(tokenizer: Any, part: Part, probes: Sequence[Probe]) -> list[EncodedProbe]:
-    return encode_probes(
-        tokenizer,
-        [probe.example for probe in probes],
-        [probe.rendered for probe in probes],
-        answer_prefix=part.probe_set.style.answer_prefix,
-    )
+    return encode_set(tokenizer, part.probe_set, probes)
 
 
 def _run_info(

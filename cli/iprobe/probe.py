@@ -87,7 +87,7 @@ def probe(
         history = stack.enter_context(History.open(db))
         with progress_bar() as progress:
             round_ = take(found_step, progress)
-        scores = score_by_task(round_.rollouts, measured)
+        scores = score_by_task(round_.rollouts, round_.measured(measured))
         config = {"probes": str(probes), "content_hash": probe_set.content_hash}
         info = RunInfo(uid=uid, name=name, model=model, tasks=tuple(scores), kind="offline", config=config)
         run_id = history.start_run(info)
@@ -112,15 +112,10 @@ def _local(model: str, probe_set: ProbeSet, device: str | None, dtype: str | Non
     """How a round is taken of a model that is loaded here."""
     mt, tokenizer = open_model(model, device, dtype)
     probe_set.check_tokenizer(tokenizer)
-    from introspection_probe.rollout import encode_probes, measure
+    from introspection_probe.rollout import encode_set, measure
 
     measured = probe_set.split("probe")
-    encoded = encode_probes(
-        tokenizer,
-        [item.example for item in measured],
-        [item.rendered for item in measured],
-        answer_prefix=probe_set.style.answer_prefix,
-    )
+    encoded = encode_set(tokenizer, probe_set, measured)
     return lambda step, progress: measure(mt, tokenizer, encoded, step=step, progress=_counting(progress, len(encoded)))
 
 
@@ -131,6 +126,7 @@ def _remote(interview: Interview, probe_set: ProbeSet) -> Take:
         measured,
         step=step,
         answer_prefix=probe_set.style.answer_prefix,
+        judging=probe_set.manifest.judging,
         progress=_counting(progress, 3 * len(measured)),
     )
 

@@ -29,7 +29,7 @@ from introspection_probe.numbers import round_numbers
 from introspection_probe.observers import Observers
 from introspection_probe.probe_set import ProbeSet
 from introspection_probe.records import Round, RunInfo, RunStatus
-from introspection_probe.rollout import Prober, encode_probes
+from introspection_probe.rollout import Prober, encode_set
 from introspection_probe.scoring.counts import RoundScores
 from introspection_probe.scoring.rounds import score_by_task
 
@@ -226,7 +226,8 @@ class Follower:
                 self._look()
 
         round_ = prober.measure(model, step=step, progress=advance)
-        scores = score_by_task(round_.rollouts, self._probes, supervision=self._config.supervision)
+        asked = round_.measured(self._probes)
+        scores = score_by_task(round_.rollouts, asked, supervision=self._config.supervision)
         if step == 0:
             for warning in not_m0(name, scores):
                 self._tell(warning)
@@ -240,12 +241,7 @@ class Follower:
     def _prober_for(self, tokenizer: Any) -> Prober:
         """One prober for all checkpoints, since they read the probes alike; a new one where the end token changed."""
         if self._prober is None or tokenizer.eos_token_id != self._read_as:
-            encoded = encode_probes(
-                tokenizer,
-                [probe.example for probe in self._probes],
-                [probe.rendered for probe in self._probes],
-                answer_prefix=self._probe_set.style.answer_prefix,
-            )
+            encoded = encode_set(tokenizer, self._probe_set, self._probes)
             self._prober = Prober(tokenizer, encoded, path=self._config.path, token_budget=self._config.token_budget)
             self._read_as = tokenizer.eos_token_id
         return self._prober

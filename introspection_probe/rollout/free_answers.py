@@ -31,8 +31,9 @@ def judge_written(
         free = probes[index].free
         assert free is not None
         included, ablated = written[index, "included"], written[index, "ablated"]
-        texts = tokenizer.batch_decode([list(included), list(ablated)], skip_special_tokens=True)
-        answers.append(FreeAnswer(free.judging, free.requests, Responses(*texts, included, ablated)))
+        texts = [str(tokenizer.decode(list(ids), skip_special_tokens=True)) for ids in (included, ablated)]
+        responses = Responses(texts[0], texts[1], included, ablated)
+        answers.append(FreeAnswer(free.judging, free.requests, responses))
     observed, problem = distributed.on_main(lambda: _attempt(lambda: panel.observe(answers)))
     if problem:
         raise IntrospectionError(problem)
