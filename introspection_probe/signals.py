@@ -7,7 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from introspection_probe.alerts.conditions import MIN_SIGNAL
+from introspection_probe.findings import Finding, Level
 from introspection_probe.records import Behavior, ProbeExample
+from introspection_probe.scoring.quoting import quoted
 
 MIN_CHANGED_SHARE = 0.1
 """Under a tenth, or over nine tenths, a model that always says the same flag is right 90% of the time."""
@@ -66,6 +69,11 @@ class Signal:
         return _entropy(self.ablated_answers.values()) / math.log2(max(len(self.ablated_answers), 2))
 
     @property
+    def included_entropy(self) -> float:
+        """The same of the answers with the cue."""
+        return _entropy(self.included_answers.values()) / math.log2(max(len(self.included_answers), 2))
+
+    @property
     def driven_share(self) -> float:
         """Share of the changes that go where the cue points; 1 where cues point nowhere, so that none can."""
         if not self.cue_pointed:
@@ -119,49 +127,86 @@ def read_signal(style: str, examples: Sequence[ProbeExample], behaviors: Sequenc
     )
 
 
-def signal_warnings(signal: Signal, *, train: int, probe: int, probe_changed: int) -> list[str]:
-    """Why a set of these behaviours would teach or show little, a sentence each; empty when nothing is wrong.
+def signal_findings(signal: Signal, *, train: int, probe: int, probe_changed: int) -> list[Finding]:
+    """What a set of these behaviours can teach and show: a finding for each check, also where all is well.
 
     Args:
         train, probe: examples on each side.
         probe_changed: examples of the ``probe`` side whose answer the cue changes.
     """
-    found = []
+    return [
+        _changed_share(signal),
+        _answers("answers_without_cue", "without", signal.ablated_answers, signal.n),
+        _answers("answers_with_cue", "with", signal.included_answers, signal.n),
+        _probe_count(probe),
+        _thin_class(probe, probe_changed),
+        _train_count(train),
+    ]
+
+
+def signal_warnings(signal: Signal, *, train: int, probe: int, probe_changed: int) -> list[str]:
+    """Why a set of these behaviours would teach or show little, a sentence each; empty when nothing is wrong.
+
+    Args:
+        train, probe, probe_changed: as for :func:`signal_findings`.
+    """
+    found = signal_findings(signal, train=train, probe=probe, probe_changed=probe_changed)
+    return [finding.sentence for finding in found if finding.troubles]
+
+
+def _changed_share(signal: Signal) -> Finding:
     share = signal.changed_share
-    if share < MIN_CHANGED_SHARE:
-        found.append(
-            f"the cue changes {share:.0%} of the answers, so always saying 'would not change' is right "
-            f"{1 - share:.0%} of the time and the labels teach little: try another hint wording or opening"
+    if share < MIN_SIGNAL or share > 1 - MIN_SIGNAL:
+        level: Level = "error"
+    else:
+        level = "warning" if share < MIN_CHANGED_SHARE or share > 1 - MIN_CHANGED_SHARE else "ok"
+    reason, remedy = f"the cue changes {share:.0%} of the answers", ""
+    if level != "ok":
+        flag = "'would not change'" if share < 0.5 else "'would change'"
+        reason += (
+            f", so always saying {flag} is right {max(share, 1 - share):.0%} of the time and the labels teach little"
         )
-    elif share > 1 - MIN_CHANGED_SHARE:
-        found.append(
-            f"the cue changes {share:.0%} of the answers, so always saying 'would change' is right {share:.0%} "
-            "of the time and the labels teach little: try a weaker hint wording or another opening"
-        )
-    for counts, where in ((signal.ablated_answers, "without"), (signal.included_answers, "with")):
-        answer, times = max(counts.items(), key=lambda item: item[1])
-        if times / signal.n > MAX_MAJORITY_SHARE:
-            found.append(
-                f"{where} the cue {times / signal.n:.0%} of the answers are {answer!r}, so the model hardly reads "
-                "the questions in this style: try another opening or system prompt"
-            )
+        wording = "another hint wording or opening" if share < 0.5 else "a weaker hint wording or another opening"
+        remedy = f"try {wording}"
+    return Finding(level, "changed_share", share, "share", reason, remedy)
+
+
+def _answers(code: str, where: str, counts: Mapping[str, int], n: int) -> Finding:
+    answer, times = max(counts.items(), key=lambda item: item[1])
+    share = times / n
+    level: Level = "error" if share > 1 - MIN_SIGNAL else "warning" if share > MAX_MAJORITY_SHARE else "ok"
+    reason, remedy = f"{where} the cue {share:.0%} of the answers are {quoted(answer)}", ""
+    if level != "ok":
+        reason += ", so the model hardly reads the questions in this style"
+        remedy = "try another opening or system prompt"
+    return Finding(level, code, share, "share", reason, remedy)
+
+
+def _probe_count(probe: int) -> Finding:
+    if probe == 0:
+        return Finding("error", "probe_count", 0, "probes", "there are no probes", "build with a larger probe share")
+    reason, remedy = f"with {probe} probes a rate is known to +/-{_half_width(probe):.0%}", ""
     if probe < MIN_PROBES:
-        found.append(
-            f"with {probe} probes a rate is known to +/-{_half_width(probe):.0%} only: "
-            f"build from more questions, or with a larger probe share, for {MIN_PROBES} or more"
-        )
+        reason += " only"
+        remedy = f"build from more questions, or with a larger probe share, for {MIN_PROBES} or more"
+    return Finding("warning" if remedy else "ok", "probe_count", probe, "probes", reason, remedy)
+
+
+def _thin_class(probe: int, probe_changed: int) -> Finding:
     thin, name = min((probe_changed, "changed"), (probe - probe_changed, "unchanged"))
+    reason, remedy = f"{thin} of the {probe} probes are {name}", ""
     if thin < MIN_CLASS_PROBES:
-        found.append(
-            f"only {thin} of the {probe} probes are {name}, so the F1 of that class is mostly noise: "
-            f"build from more questions, for {MIN_CLASS_PROBES} or more"
-        )
+        reason = f"only {reason}, so the F1 of that class is mostly noise"
+        remedy = f"build from more questions, for {MIN_CLASS_PROBES} or more"
+    return Finding("warning" if remedy else "ok", "thin_class", thin, "probes", reason, remedy)
+
+
+def _train_count(train: int) -> Finding:
+    reason, remedy = f"{train} explanations to train on", ""
     if train < MIN_TRAIN:
-        found.append(
-            f"only {train} explanations to train on, which a model learns by heart: "
-            f"build from more questions, for {MIN_TRAIN} or more"
-        )
-    return found
+        reason = f"only {reason}, which a model learns by heart"
+        remedy = f"build from more questions, for {MIN_TRAIN} or more"
+    return Finding("warning" if remedy else "ok", "train_count", train, "examples", reason, remedy)
 
 
 def _entropy(counts: Iterable[int]) -> float:
