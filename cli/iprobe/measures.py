@@ -5,12 +5,12 @@ A row reads a :class:`RoundScores`; it never computes a score of its own.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from introspection_probe.scoring import Interval, RoundScores, paired_difference, wilson
+from introspection_probe.scoring.intervals import difference
 
 Kind = Literal["ratio", "difference", "count"]
 
@@ -37,7 +37,8 @@ class Measure:
 class Row:
     """A measure over the rounds of a run: first, last, their difference, and the whole curve.
 
-    ``change`` and its interval are None with fewer than two rounds, or where an end was not measured.
+    ``change`` and its interval are None with fewer than two rounds, or where an end was not measured. The interval
+    takes the two rounds for independent samples. They are over the same examples, so the true one is narrower.
     """
 
     measure: Measure
@@ -157,18 +158,4 @@ def _row(measure: Measure, rounds: Sequence[RoundScores]) -> Row:
         change=curve[-1] - curve[0] if known else None,  # type: ignore[operator]  # known says both are numbers
         change_interval=difference(first, last) if several and first and last else None,
         curve=curve,
-    )
-
-
-def difference(earlier: Interval, later: Interval) -> Interval:
-    """``later - earlier`` with the interval that follows from theirs (MOVER; Newcombe 1998, method 10, for rates).
-
-    It takes the rounds for independent samples. They are over the same examples, whose results mostly go together,
-    so the true interval is narrower: this one is on the safe side.
-    """
-    estimate = later.estimate - earlier.estimate
-    return Interval(
-        estimate,
-        estimate - math.hypot(later.estimate - later.lower, earlier.upper - earlier.estimate),
-        estimate + math.hypot(later.upper - later.estimate, earlier.estimate - earlier.lower),
     )

@@ -10,11 +10,12 @@ from introspection_probe.records import Rollout
 from introspection_probe.scoring.counts import ratio
 from introspection_probe.scoring.drift import fall_p
 from introspection_probe.scoring.intervals import Interval, newcombe
+from introspection_probe.scoring.sign_test import sign_p
 
 
 @dataclass(frozen=True, slots=True)
 class PairedChange:
-    """Self EM before and after, example by example.
+    """A score that an example meets or not, before and after: Self EM unless something else is said.
 
     Attributes:
         kept: right before and after.
@@ -35,17 +36,17 @@ class PairedChange:
 
     @property
     def before(self) -> float | None:
-        """Self EM before, over the common examples."""
+        """The score before, over the common examples."""
         return ratio(self.kept + self.lost, self.n)
 
     @property
     def after(self) -> float | None:
-        """Self EM after, over the common examples."""
+        """The score after, over the common examples."""
         return ratio(self.kept + self.gained, self.n)
 
     @property
     def fall(self) -> float:
-        """How far Self EM fell, as a share of the common examples; negative when it rose, 0 without examples."""
+        """How far the score fell, as a share of the common examples; negative when it rose, 0 without examples."""
         return (self.lost - self.gained) / self.n if self.n else 0.0
 
     @property
@@ -56,7 +57,7 @@ class PairedChange:
     @property
     def p(self) -> float:
         """Two-sided exact McNemar test that it changed."""
-        return min(1.0, 2 * float(fall_p(max(self.lost, self.gained), min(self.lost, self.gained))))
+        return sign_p(self.lost, self.gained)
 
     def interval(self, confidence: float = 0.95) -> Interval | None:
         """The change, after - before, with its paired interval; None without common examples."""

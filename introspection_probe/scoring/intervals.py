@@ -86,6 +86,19 @@ def newcombe(both: int, first_only: int, second_only: int, neither: int, confide
     )
 
 
+def difference(earlier: Interval, later: Interval, correlation: float = 0.0) -> Interval:
+    """``later - earlier`` with the interval that follows from theirs (MOVER; G. Y. Zou and A. Donner 2008).
+
+    Args:
+        correlation: of the two estimates. 0 takes them for independent, which is on the safe side where they are of
+            the same examples, whose results mostly go together.
+    """
+    estimate = later.estimate - earlier.estimate
+    below = _square_and_add(later.estimate - later.lower, earlier.upper - earlier.estimate, correlation)
+    above = _square_and_add(later.upper - later.estimate, earlier.estimate - earlier.lower, correlation)
+    return Interval(estimate, estimate - below, estimate + above)
+
+
 def _correlation(both: int, first_only: int, second_only: int, neither: int) -> float:
     margins = (both + first_only) * (second_only + neither) * (both + second_only) * (first_only + neither)
     if margins == 0:
