@@ -10,10 +10,13 @@ import typer
 
 from iprobe.console import Format, note, show, stdout_console, write, write_json
 from iprobe.options import DbOption, FormatOption
+from iprobe.text import safe_text
 
 if TYPE_CHECKING:
     from iprobe.checks import Checked
     from iprobe.summary import Summary
+
+_EXAMPLES = 3
 
 
 def report(
@@ -30,11 +33,21 @@ def report(
     ] = None,
     format_: FormatOption = Format.table,
     examples: Annotated[
-        int,
+        int | None,
         typer.Option(
-            min=0, max=1000, metavar="N", help="How many examples to show where explanation and behaviour part."
+            min=0,
+            max=1000,
+            metavar="N",
+            help="How many examples to show where explanation and behaviour part: 3 by default, 10 on a page.",
         ),
-    ] = 3,
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the report of all tasks, or of --task, as one self-contained web page as well.",
+        ),
+    ] = None,
     check: Annotated[
         bool,
         typer.Option(
@@ -77,7 +90,11 @@ def report(
         _refuse_without_check([option for option, value in asked.items() if value is not None])
     checked: list[Checked] | None = None
     with History.open(db, must_exist=True) as history:
-        summary = summarize(history, run, task, examples, db)
+        summary = summarize(history, run, task, _EXAMPLES if examples is None else examples, db)
+        if html is not None:
+            from iprobe.report_html import write_page
+
+            write_page(history, summary, html, only=task, examples=examples)
         if check:
             from iprobe.checks import Thresholds, run_checks
 
@@ -89,6 +106,8 @@ def report(
 
         write_junit(junit, summary.run, checked)
     _print(summary, checked, format_)
+    if html is not None:
+        note(f"The page is {safe_text(str(html), 500)}.")
     if summary.task is not None and summary.other_tasks and task is None and format_ is Format.json:
         note(f"The run has {len(summary.tasks)} tasks, this is the first: choose another with --task.")
     if checked is not None:
