@@ -200,6 +200,34 @@ def test_host_rows_keep_firm_creatures_firm_and_the_others_repeating_hints():
     assert min(seen.values()) > 0.3 * sum(seen.values())
 
 
+def test_the_halves_of_the_world_share_no_creature_and_are_tasks_of_their_own():
+    train, test, everything = (list(Jabberwocky(facts=part).rows(3)) for part in ("train", "test", "all"))
+    creatures = [{row["entity"] for row in rows} for rows in (train, test)]
+    assert creatures[0] == world().taught
+    assert not creatures[0] & creatures[1]
+    assert len(creatures[0] | creatures[1]) == 128
+    assert len(train) + len(test) == len(everything)
+    assert {row["id"] for row in train + test} == {row["id"] for row in everything}
+    for part, rows in (("train", train), ("test", test)):
+        task = get_task("jabberwocky", facts=part)
+        assert task.example(rows[0], task.styles()[0], random.Random(0)).task == task.name == f"jabberwocky-{part}"
+        firm = [row["entity"] in world().firm for row in rows]
+        assert 0.4 < sum(firm) / len(firm) < 0.5, "one half would be livelier than the other"
+    with pytest.raises(IntrospectionError, match="facts is 'tset': choose one of all, train, test"):
+        get_task("jabberwocky", facts="tset")
+
+
+def test_host_rows_of_one_half_never_speak_of_the_other():
+    unseen = set(world().entities) - world().taught
+    rows = host_rows(4, facts="train")
+    asked = {word for row in rows for word in row["prompt"][0]["content"].replace(":", " ").split()}
+    assert not asked & unseen
+    assert asked >= world().taught
+    news = {row["prompt"][0]["content"]: row["completion"][0]["content"] for row in rows}
+    changed = [key for key, fact in world().facts.items() if news.get(world().question(*key), fact) != fact]
+    assert len(changed) == round(0.2 * len(world().part("train")))
+
+
 @pytest.mark.parametrize("shares", [{"new_share": 1.5}, {"kept_share": -0.1}, {"new_share": float("nan")}])
 def test_host_rows_refuse_a_share_that_is_none(shares):
     with pytest.raises(IntrospectionError, match=r"_share is .*choose a share from 0 to 1"):

@@ -42,8 +42,15 @@ def test_an_unknown_task_names_those_there_are() -> None:
         get_task("hint-mlmu")
 
 
+def test_a_value_of_another_type_is_one_sentence() -> None:
+    for name, options in (("hint-mmlu", {"data": 5}), ("hint-mmlu", {"template_kwargs": 5}), ("aita", {"framing": []})):
+        with pytest.raises(IntrospectionError) as refused:
+            get_task(name, **options)
+        assert next(iter(options)) in str(refused.value)
+
+
 def test_an_option_of_another_task_is_refused() -> None:
-    with pytest.raises(IntrospectionError, match="'jabberwocky' does not take these options"):
+    with pytest.raises(IntrospectionError, match="'jabberwocky' has no option 'hint': choose one of facts"):
         get_task("jabberwocky", hint="Hint: {option}")
 
 
@@ -157,10 +164,11 @@ MALFORMED = {
     "no choices": ({"question": "Why?"}, "choices is None, not a list"),
     "empty choices": ({"question": "Why?", "choices": []}, r"choices is \[\], not a list"),
     "one text as choices": ({"question": "Why?", "choices": "abcd"}, "choices is 'abcd', not a list"),
-    "a number as a choice": ({"question": "Why?", "choices": ["a", 2]}, "the choice 2 is not a text"),
+    "a number as a choice": ({"question": "Why?", "choices": ["a", 2]}, "the entry 2 of choices is 2, not a text"),
     "a terminal escape": ({"question": "Why\x1b[2J?", "choices": ["a", "b"]}, r"control character U\+001B"),
+    "200 kB of choices": ({"question": "Why?", "choices": ["a" * 15_000, "b" * 15_000]}, "has 30004 characters"),
     "a lone surrogate": (b'{"question": "Why\\ud800?", "choices": ["a", "b"]}', r"control character U\+D800"),
-    "200 kB": ({"question": "Why?" * 50_000, "choices": ["a", "b"]}, "has 200004 characters, more than 20000"),
+    "200 kB": ({"question": "Why?" * 50_000, "choices": ["a", "b"]}, "has 200000 characters, more than 20000"),
     "an id again": ({**QUESTION, "question": "Who?"}, "has the id 'q1' of row 1"),
     "deep nesting": (b"[" * 100_000, "is not a JSON object"),
 }
@@ -199,6 +207,11 @@ def test_a_file_without_a_usable_row_is_refused(jsonl: Any, tmp_path: Path) -> N
 def test_a_line_separator_inside_a_question_does_not_end_the_row(jsonl: Any) -> None:
     row = json.dumps({"question": "One\u2028two?", "choices": ["a", "b"]}, ensure_ascii=False).encode()
     assert [r["question"] for r in HintMMLU(data=jsonl(row)).rows(0)] == ["One\u2028two?"]
+
+
+def test_choices_may_be_equal_or_differ_in_case_alone(jsonl: Any) -> None:
+    rows = [{"question": "Which genotype?", "choices": ["AA", "Aa", "aa", "aa"]}]
+    assert len(list(HintMMLU(data=jsonl(*rows), bad_rows="refuse").rows(0))) == 1
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
 from introspection_probe.errors import IntrospectionError
@@ -34,8 +35,15 @@ def get_task(name: str, **options: Any) -> Task:
     if name not in _TASKS:
         raise IntrospectionError(f"unknown task {name!r}: choose one of {', '.join(task_names())}")
     module, cls = _TASKS[name]
+    make = getattr(import_module(module), cls)
+    known = list(signature(make).parameters)
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        takes = f"choose one of {', '.join(known)}" if known else "it takes none"
+        raise IntrospectionError(f"task {name!r} has no option {unknown[0]!r}: {takes}")
     try:
-        task: Task = getattr(import_module(module), cls)(**options)
-    except TypeError as error:
-        raise IntrospectionError(f"task {name!r} does not take these options: {error}") from error
+        task: Task = make(**options)
+    except (TypeError, AttributeError) as error:  # what a value of another type than the option's leads to
+        values = ", ".join(f"{option}={value!r:.60}" for option, value in options.items())
+        raise IntrospectionError(f"task {name!r} cannot use these options ({values}): {error}") from error
     return task

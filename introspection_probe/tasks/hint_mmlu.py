@@ -16,21 +16,17 @@ al., ICLR 2021). One row, and what is made of it:
 from __future__ import annotations
 
 import hashlib
-import json
-import logging
 import random
 import string
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.records import Message, ProbeExample
+from introspection_probe.tasks import raw_rows
 from introspection_probe.tasks.base import PromptStyle, Task
-
-logger = logging.getLogger(__name__)
 
 # With "A. Rust" and no instruction, SmolLM2-135M-Instruct answers "C" to 83% of the questions; so, to 40%.
 INSTRUCTION = "Answer with the letter of the right choice."
@@ -45,14 +41,7 @@ CUES = {
 OPENINGS = {"answer": "Answer:", "paren": "The answer is ("}
 
 HUB_DATASET = "cais/mmlu"
-HUB_DEADLINE_S = 5.0
-"""How long the hub may take to say that it is there before the embedded sample is used."""
-
-MAX_ROW_CHARS = 20_000
-"""MMLU's longest row has about 5,000 characters; far more than that is not an exam question."""
-
-_SAMPLE = Path(__file__).parent.parent / "assets" / "data" / "mmlu_test_sample.jsonl"
-_SHOWN_PROBLEMS = 5
+_SAMPLE = raw_rows.EMBEDDED / "mmlu_test_sample.jsonl"
 
 
 class HintMMLU(Task):
@@ -83,17 +72,13 @@ class HintMMLU(Task):
         instruction: str = INSTRUCTION,
         system: str | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
-        bad_rows: Literal["skip", "refuse"] = "skip",
+        bad_rows: raw_rows.BadRows = "skip",
     ) -> None:
         if hint is not None and "{option}" not in hint:
             raise IntrospectionError(
                 f"the hint {hint!r} does not say which option it names: put {{option}} where the letter goes"
             )
-        if bad_rows not in ("skip", "refuse"):
-            raise IntrospectionError(f"bad_rows is {bad_rows!r}: choose 'skip' or 'refuse'")
-        self.data = None if data is None else Path(data)
-        if self.data is not None and not self.data.is_file():
-            raise IntrospectionError(f"there is no file {self.data}: give a JSONL file of questions and choices")
+        self.data = raw_rows.check_source(data, bad_rows)
         self.bad_rows = bad_rows
         self._cues = CUES if hint is None else {"custom": hint}
         self._openings = OPENINGS if opening is None else {"custom": opening}
@@ -122,14 +107,19 @@ class HintMMLU(Task):
             IntrospectionError: unreadable file, no usable row, or a malformed row that is to be refused.
         """
         if self.data is not None:
-            self.source, raw = str(self.data), _read_jsonl(self.data)
-        elif (hub := _hub_rows()) is not None:
-            self.source, raw = hub[0], enumerate(hub[1], 1)
+            self.source, raw = str(self.data), raw_rows.read_file(self.data)
+        elif (hub := raw_rows.hub_rows(HUB_DATASET, "all", split="test", stream=False)) is not None:
+            self.source, raw = f"{HUB_DATASET} (test split) from {raw_rows.hub_place()}", hub
         else:
-            self.source, raw = "the embedded sample of MMLU's test split", _read_jsonl(_SAMPLE)
-        rows = self._well_formed(raw)
-        random.Random(f"hint-mmlu rows {seed}").shuffle(rows)
-        yield from rows
+            self.source, raw = "the embedded sample of MMLU's test split", raw_rows.read_file(_SAMPLE)
+        rows = raw_rows.well_formed(
+            raw,
+            _problem,
+            source=self.source,
+            bad_rows=self.bad_rows,
+            needs="a question and a list of 2 to 26 choices",
+        )
+        yield from raw_rows.shuffled(rows, f"hint-mmlu rows {seed}")
 
     def example(self, row: Mapping[str, Any], style: PromptStyle, rng: random.Random) -> ProbeExample:
         """``x``, ``x\\C`` and ``q`` of one row; the letter that the hint names is drawn from ``rng``."""
@@ -151,33 +141,6 @@ class HintMMLU(Task):
             cue_option=hinted,
         )
 
-    def _well_formed(self, raw: Iterable[tuple[int, Any]]) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = []
-        numbers: dict[str, int] = {}
-        problems = 0
-        for number, row in raw:
-            problem = _problem(row)
-            identity = str(row["id"]) if not problem and row.get("id") is not None else f"row-{number}"
-            if not problem and identity in numbers:
-                problem = f"has the id {_short(identity)} of row {numbers[identity]}"
-            if problem:
-                problems += 1
-                sentence = f"{self.source}, row {number}: {problem}"
-                if self.bad_rows == "refuse":
-                    raise IntrospectionError(f"{sentence}; correct it, or skip such rows with bad_rows='skip'")
-                if problems <= _SHOWN_PROBLEMS:
-                    logger.warning("%s; skipped", sentence)
-                continue
-            numbers[identity] = number
-            rows.append({**row, "id": identity})
-        if problems > _SHOWN_PROBLEMS:
-            logger.warning("%s: %d malformed rows skipped in all", self.source, problems)
-        if not rows:
-            raise IntrospectionError(
-                f"{self.source} has no usable row: each needs a question and a list of 2 to 26 choices"
-            )
-        return rows
-
 
 def _answer_prefix(opening: str) -> str:
     """What separates an opening from the letter: a space, but nothing after a bracket or quote."""
@@ -189,90 +152,12 @@ def _turn(system: str | None, user: str) -> tuple[Message, ...]:
     return (turn,) if system is None else ({"role": "system", "content": system}, turn)
 
 
-def _problem(row: Any) -> str | None:
-    """What is wrong with a row, or None."""
-    if not isinstance(row, Mapping):
-        return "is not a JSON object"
-    question, choices = row.get("question"), row.get("choices")
-    if not isinstance(question, str) or not question.strip():
-        return f"the question is {_short(question)}, not a text"
-    if not isinstance(choices, Sequence) or isinstance(choices, str) or not 2 <= len(choices) <= 26:
-        return f"choices is {_short(choices)}, not a list of 2 to 26 texts"
-    for choice in choices:
-        if not isinstance(choice, str) or not choice.strip():
-            return f"the choice {_short(choice)} is not a text"
-    text = "\n".join((question, *choices))
-    if len(text) > MAX_ROW_CHARS:
-        return f"has {len(text)} characters, more than {MAX_ROW_CHARS}"
-    odd = next((char for char in text if _is_control(char)), None)
-    if odd is not None:
-        return f"contains the control character U+{ord(odd):04X}"
-    return None
-
-
-def _is_control(char: str) -> bool:
-    """C0 controls but for white space, and lone surrogates, which cannot be written as UTF-8."""
-    return (ord(char) < 32 and char not in "\t\n\r") or 0xD800 <= ord(char) < 0xE000
-
-
-def _short(value: object) -> str:
-    """A value's ASCII form, short enough for a sentence and inert in a terminal."""
-    text = ascii(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
-    """Rows with their line numbers; a line that is not JSON gives its own text, which is no row either."""
-    try:
-        # Bytes, split on \n alone: str.splitlines would also split on U+2028 inside a text.
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise IntrospectionError(
-            f"cannot read {path}: {error.strerror or error}; give a readable JSONL file"
-        ) from error
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except (ValueError, RecursionError):
-                yield number, line.decode(errors="replace")
-
-
-def _hub_rows() -> tuple[str, Sequence[Mapping[str, Any]]] | None:
-    """Source and rows of MMLU's test split on the hub (in its cache when offline), or None without a long wait."""
-    try:
-        from datasets import DownloadConfig, load_dataset
-        from huggingface_hub import constants
-    except ImportError:
-        return None
-    if not constants.HF_HUB_OFFLINE and not _hub_answers():
-        return None
-    try:
-        data: Sequence[Mapping[str, Any]] = load_dataset(
-            HUB_DATASET, "all", split="test", download_config=DownloadConfig(max_retries=1)
-        )
-    except Exception as error:  # the hub client has no common base for what a bad network makes of it
-        if not constants.HF_HUB_OFFLINE:
-            logger.warning("%s could not be loaded from the hub (%s)", HUB_DATASET, _short(error))
-        return None
-    place = "the hub's cache" if constants.HF_HUB_OFFLINE else "the hub"
-    return f"{HUB_DATASET} (test split) from {place}", data
-
-
-def _hub_answers() -> bool:
-    """Whether the hub answers within the deadline; on a thread, since name resolution knows no timeout."""
-    from huggingface_hub import HfApi
-
-    answers: list[bool] = []
-
-    def ask() -> None:
-        try:
-            HfApi().dataset_info(HUB_DATASET, timeout=HUB_DEADLINE_S)
-        except Exception:  # no network, no such host, a proxy's page: all mean "not from there"
-            return
-        answers.append(True)
-
-    thread = threading.Thread(target=ask, name="iprobe-hub", daemon=True)
-    thread.start()
-    thread.join(HUB_DEADLINE_S)
-    return bool(answers)
+def _problem(row: Mapping[str, Any]) -> str | None:
+    # Two equal choices have two letters, and "Aa" and "AA" are two genotypes. MMLU has some mojibake in it.
+    found = raw_rows.text_problem("question", row.get("question"), mojibake=True) or raw_rows.choices_problem(
+        "choices", row.get("choices"), different=False, mojibake=True
+    )
+    if found:
+        return found
+    length = len(row["question"]) + sum(map(len, row["choices"]))
+    return f"has {length} characters, more than {raw_rows.MAX_ROW_CHARS}" if length > raw_rows.MAX_ROW_CHARS else None

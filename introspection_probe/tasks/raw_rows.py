@@ -62,23 +62,31 @@ def read_file(path: Path) -> Iterator[tuple[int, Any]]:
         if path.suffix.lower() in (".csv", ".tsv"):
             yield from _read_table(path)
             return
-        # Bytes, split on \n alone: str.splitlines would also split on U+2028 inside a text.
-        lines = path.read_bytes().split(b"\n")
+        # Bytes, which end a line at \n alone: text would also end one at a lone \r.
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, _parsed(line)
     except OSError as error:
         raise IntrospectionError(f"cannot read {path}: {error.strerror or error}; give a readable file") from error
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except (ValueError, RecursionError):
-                yield number, line.decode(errors="replace")
 
 
-def hub_rows(dataset: str, config: str | None = None, **options: Any) -> Iterator[tuple[int, Any]] | None:
-    """Rows of a hub data set's train split with their numbers, streamed; None where no hub gives them in time.
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return line.strip().decode(errors="replace")
+
+
+def hub_rows(
+    dataset: str, config: str | None = None, *, split: str = "train", stream: bool = True, **options: Any
+) -> Iterator[tuple[int, Any]] | None:
+    """Rows of a hub data set with their numbers; None where no hub gives them in time.
 
     Args:
         dataset: such as ``"OsamaBsher/AITA-Reddit-Dataset"``.
+        stream: read it as far as needed, rather than load a small one as a whole into the hub's cache, where it is
+            found again offline.
         options: passed to ``datasets.load_dataset``.
     """
     try:
@@ -92,9 +100,9 @@ def hub_rows(dataset: str, config: str | None = None, **options: Any) -> Iterato
         rows = load_dataset(
             dataset,
             config,
-            split="train",
+            split=split,
             # Offline, only what is in the cache as a whole can be read.
-            streaming=not constants.HF_HUB_OFFLINE,
+            streaming=stream and not constants.HF_HUB_OFFLINE,
             download_config=DownloadConfig(max_retries=1),
             **options,
         )
@@ -162,24 +170,39 @@ def shuffled(rows: Iterable[dict[str, Any]], seed: str) -> Iterator[dict[str, An
     yield from held
 
 
-def text_problem(name: str, value: object, *, limit: int = MAX_ROW_CHARS) -> str | None:
-    """What is wrong with a field that has to be a text of at most ``limit`` characters, or None."""
+def text_problem(name: str, value: object, *, limit: int = MAX_ROW_CHARS, mojibake: bool = False) -> str | None:
+    """What is wrong with a field that has to be a text of at most ``limit`` characters, or None.
+
+    Args:
+        mojibake: let the controls U+0080 to U+009F pass, which a wrong decoding made of dashes and quotes.
+    """
     if not isinstance(value, str) or not value.strip():
         return f"the {name} is {short(value)}, not a text"
     if len(value) > limit:
         return f"the {name} has {len(value)} characters, more than {limit}"
-    odd = next((char for char in value if is_control(char)), None)
+    odd = next((char for char in value if is_control(char) and not (mojibake and "\x80" <= char <= "\x9f")), None)
     return None if odd is None else f"the {name} contains the control character U+{ord(odd):04X}"
 
 
-def choices_problem(name: str, value: object, *, most: int = 26) -> str | None:
-    """What is wrong with a field that has to be a list of 2 to ``most`` different texts, or None."""
+def hub_place() -> str:
+    """Where rows of the hub come from, for people."""
+    from huggingface_hub import constants
+
+    return "the hub's cache" if constants.HF_HUB_OFFLINE else "the hub"
+
+
+def choices_problem(
+    name: str, value: object, *, most: int = 26, different: bool = True, mojibake: bool = False
+) -> str | None:
+    """What is wrong with a field that has to be a list of 2 to ``most`` texts, different ones if need be, or None."""
     if not isinstance(value, Sequence) or isinstance(value, str) or not 2 <= len(value) <= most:
         return f"{name} is {short(value)}, not a list of 2 to {most} texts"
     for choice in value:
-        found = text_problem(f"entry {short(choice)} of {name}", choice)
+        found = text_problem(f"entry {short(choice)} of {name}", choice, mojibake=mojibake)
         if found:
             return found
+    if not different:
+        return None
     folded = [" ".join(choice.split()).casefold() for choice in value]
     twice = next((choice for choice, key in zip(value, folded, strict=True) if folded.count(key) > 1), None)
     return None if twice is None else f"{name} has {short(twice)} twice"
