@@ -8,6 +8,7 @@ from typing import Any
 from introspection_probe.history import AlertRow, ExampleRow, ScoredRound
 from introspection_probe.records import Behavior, Explanation
 from introspection_probe.scoring import ExplanationScores, Interval, RoundScores, Verdict, paired_difference, wilson
+from introspection_probe.scoring.drift import ChangePoint
 from iprobe.measures import Row
 from iprobe.summary import Summary
 
@@ -33,6 +34,7 @@ def to_json(summary: Summary) -> dict[str, Any]:
         "verdict": _verdict(summary.verdict),
         "alerts": [_alert(alert) for alert in summary.alerts],
         "changes": {row.measure.key: _change(row) for row in summary.rows},
+        "change_points": [_shift(shift) for shift in summary.shifts],
         "rounds": [_round(scored, summary.scores(scored)) for scored in summary.rounds],
         "examples": [_example(example) for example in summary.examples],
         "examples_total": summary.parted,
@@ -67,6 +69,16 @@ def _alert(alert: AlertRow) -> dict[str, Any]:
         "raised_at": time_json(alert.raised_at),
         "cleared_step": alert.cleared_step,
         "cleared_at": time_json(alert.cleared_at),
+    }
+
+
+def _shift(shift: ChangePoint) -> dict[str, Any]:
+    return {
+        "after_step": shift.after_step,
+        "step": shift.step,
+        "before": shift.before,
+        "after": shift.after,
+        "p": shift.p,
     }
 
 

@@ -10,7 +10,7 @@ from iprobe.measures import Row
 from iprobe.summary import Summary
 from iprobe.text import markdown_code, markdown_text
 from iprobe.values import change_interval_text, change_text, value_interval_text, value_text
-from iprobe.words import cost_words, does_words, next_steps, says_note, started_words, status_words
+from iprobe.words import cost_words, does_words, next_steps, says_note, shift_words, started_words, status_words
 
 _NAME = 200
 _TEXT = 600
@@ -37,7 +37,8 @@ def _lines(summary: Summary) -> Iterator[str]:
         yield from _table(summary)
     if summary.verdict is not None:
         yield ""
-        sentences = " ".join([summary.verdict.reason, *summary.verdict.notes])
+        shifted = shift_words(summary.shifts)
+        sentences = " ".join([summary.verdict.reason, *summary.verdict.notes, *([shifted] if shifted else [])])
         yield f"**{markdown_text(summary.verdict.headline)}** {markdown_text(sentences)}"
     if summary.active_alerts:
         yield ""

@@ -16,7 +16,7 @@ from iprobe.formatting import NOT_MEASURED, sparkline
 from iprobe.summary import Summary
 from iprobe.text import safe_end, safe_text
 from iprobe.values import change_interval_text, change_text, value_interval_text, value_text
-from iprobe.words import cost_words, does_words, next_steps, says_note, started_words, status_words
+from iprobe.words import cost_words, does_words, next_steps, says_note, shift_words, started_words, status_words
 
 _GAP = 2
 # From this width on a line of prose is hard to follow with the eye.
@@ -185,6 +185,9 @@ def _verdict(summary: Summary, width: int) -> Iterator[RenderableType]:
     yield prose(Text(safe_text(summary.verdict.headline), style=style), width)
     for sentence in (summary.verdict.reason, *summary.verdict.notes):
         yield prose(Text(safe_text(sentence)), width)
+    shifted = shift_words(summary.shifts)
+    if shifted is not None:
+        yield prose(Text(shifted), width)
 
 
 def _alert(alert: AlertRow, width: int) -> RenderableType:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from statistics import median
 
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.history import AlertRow, ExampleRow, History, RunRow, ScoredRound
 from introspection_probe.scoring import RoundScores, Verdict, judge
+from introspection_probe.scoring.drift import ChangePoint
 from iprobe.measures import Row, rows
+from iprobe.shifts import find_shifts
 from iprobe.text import safe_text
 
 # The callback touches the run at least once a minute; ten silent minutes are a crash, a hang or a very long step.
@@ -31,6 +33,7 @@ class Summary:
         alerts: the task's alerts, cleared ones too.
         examples: some examples of the last round where explanation and behaviour part.
         verdict: what the last round's gap means; None while there is no round.
+        shifts: the sharp shifts of Self EM, oldest first.
         stale: the run says "running", but nothing was heard of it for so long that it is probably dead.
         db: which history, as the user named it; None for the default.
     """
@@ -46,6 +49,7 @@ class Summary:
     stale: bool
     now: datetime
     db: str | None = None
+    shifts: tuple[ChangePoint, ...] = ()
 
     @property
     def latest(self) -> RoundScores | None:
@@ -90,9 +94,33 @@ def summarize(history: History, ref: str | None, task: str | None, examples: int
     Raises:
         IntrospectionError: no such run, or the run has no such task.
     """
-    now = datetime.now(UTC)
     run = history.find_run(ref)
-    all_rounds = history.rounds(run.id)
+    bare = summary_of(run, history.rounds(run.id), history.alerts(run.id), task, datetime.now(UTC), db)
+    if bare.task is None or not bare.rounds:
+        return bare
+    limit = max(examples, _CONSIDERED)
+    return replace(
+        bare,
+        examples=_telling(history.disagreements(run.id, bare.rounds[-1].step, task=bare.task, limit=limit))[:examples]
+        if examples
+        else (),
+        shifts=find_shifts(history, run.id, bare.task, bare.rounds),
+    )
+
+
+def summary_of(
+    run: RunRow,
+    all_rounds: Sequence[ScoredRound],
+    alerts: Sequence[AlertRow],
+    task: str | None,
+    now: datetime,
+    db: str | None = None,
+) -> Summary:
+    """The summary of what was read of a run, without examples and shifts, which take rollouts.
+
+    Raises:
+        IntrospectionError: the run has no such task.
+    """
     tasks = tuple(dict.fromkeys([*run.tasks, *(name for scored in all_rounds for name in scored.scores)]))
     if task is not None and task not in tasks:
         known = f"it has {', '.join(safe_text(name, 60) for name in tasks)}" if tasks else "it has no round yet"
@@ -106,12 +134,8 @@ def summarize(history: History, ref: str | None, task: str | None, examples: int
         tasks=tasks,
         rounds=rounds,
         rows=tuple(rows(scores)),
-        alerts=tuple(alert for alert in history.alerts(run.id) if alert.task == chosen),
-        examples=_telling(
-            history.disagreements(run.id, rounds[-1].step, task=chosen, limit=max(examples, _CONSIDERED))
-        )[:examples]
-        if rounds and examples
-        else (),
+        alerts=tuple(alert for alert in alerts if alert.task == chosen),
+        examples=(),
         verdict=judge(scores[-1]) if scores else None,
         stale=is_stale(run, all_rounds, now),
         now=now,

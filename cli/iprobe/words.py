@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from shlex import quote
 
 from introspection_probe.history import ExampleRow, RunRow
 from introspection_probe.records import Behavior, Explanation
+from introspection_probe.scoring.drift import ChangePoint
 from iprobe.formatting import ago_text, duration_text, time_text
 from iprobe.summary import Summary, is_stale
 from iprobe.text import safe_text
 
 _ANSWER = 60
+_SHIFTS = 3
 
 
 def status_words(run: RunRow, *, stale: bool, now: datetime) -> str:
@@ -47,6 +50,21 @@ def cost_words(summary: Summary) -> str:
     if summary.run.overhead is not None:
         words += f", {100 * summary.run.overhead:.1f}% of the run's time"
     return words
+
+
+def shift_words(shifts: Sequence[ChangePoint]) -> str | None:
+    """``Around step 400 Self EM fell sharply, from 0.82 to 0.61 (exact sign test, p < 0.001).``; None without shifts.
+
+    Of many shifts the three largest are told.
+    """
+    largest = sorted(shifts, key=lambda shift: abs(shift.after - shift.before), reverse=True)[:_SHIFTS]
+    told = [
+        f"around step {shift.step} {'it' if place else 'Self EM'} {'fell' if shift.after < shift.before else 'rose'}"
+        f" sharply, from {shift.before:.2f} to {shift.after:.2f}"
+        f" (exact sign test, {'p < 0.001' if shift.p < 0.001 else f'p = {shift.p:.1g}'})"
+        for place, shift in enumerate(sorted(largest, key=lambda shift: shift.step))
+    ]
+    return f"A{', and '.join(told)[1:]}." if told else None
 
 
 def does_words(behavior: Behavior) -> str:

@@ -29,6 +29,10 @@ class HistoryUnavailableError(IntrospectionError):
     """The database cannot be reached or written right now: locked, full, unwritable, down. Trying later may help."""
 
 
+class NotThereError(IntrospectionError):
+    """There is no such history, or no such run in it: it may yet come."""
+
+
 def resolve_url(db: str | None) -> str:
     """The SQLAlchemy URL of the history: ``db``, else the environment's ``IPROBE_DB``, else ``DEFAULT_URL``.
 
@@ -165,7 +169,7 @@ def _check_file(file: Path, shown: str, *, must_exist: bool) -> None:
     if file.is_dir():
         raise IntrospectionError(f"{shown} is a directory: name a file in it, for instance {file / 'introspection.db'}")
     if must_exist and not file.exists():
-        raise IntrospectionError(
+        raise NotThereError(
             f"no history at {shown}: name one with --db or IPROBE_DB, or run where introspection.db lies"
         )
     if not must_exist:

@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy import Connection, inspect, text
 
 from introspection_probe.errors import IntrospectionError
-from introspection_probe.history.database import Database
+from introspection_probe.history.database import Database, NotThereError
 from introspection_probe.history.schema import REVISIONS, VERSION_TABLE, metadata
 
 # Any number that other programs on the same PostgreSQL server do not use for their own advisory locks.
@@ -49,7 +49,7 @@ def _check(connection: Connection, version: str | None, shown: str, *, must_exis
     if version is not None:
         return
     if must_exist:
-        raise IntrospectionError(f"no history in {shown}: name one with --db or IPROBE_DB")
+        raise NotThereError(f"no history in {shown}: name one with --db or IPROBE_DB")
     taken = sorted(set(inspect(connection).get_table_names()) & set(metadata.tables))
     if taken:
         raise IntrospectionError(

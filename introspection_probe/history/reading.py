@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Select, func, or_, select
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.history import schema as s
 from introspection_probe.history.counts import Row, round_scores
+from introspection_probe.history.database import NotThereError
 from introspection_probe.history.rows import AlertRow, ExampleRow, RunRow, ScoredRound
 from introspection_probe.history.texts import chunks, values_of
 from introspection_probe.history.values import NAME_LIMIT, storable
@@ -43,7 +44,7 @@ def find_run(connection: Connection, ref: str | None, shown: str) -> RunRow:
     if ref is None:
         latest = _rows(connection, newest.limit(1))
         if not latest:
-            raise IntrospectionError(f"the history {shown} holds no run yet: train with the callback, or iprobe probe")
+            raise NotThereError(f"the history {shown} holds no run yet: train with the callback, or iprobe probe")
         return _run(latest[0])
     conditions = [s.run.c.name == storable(ref)]
     if _ID.fullmatch(ref) and int(ref) <= _LARGEST_ID:
@@ -58,7 +59,7 @@ def find_run(connection: Connection, ref: str | None, shown: str) -> RunRow:
     if found:
         uids = ", ".join(sorted(row["uid"] for row in found)[:5])
         raise IntrospectionError(f"{ref!r} is the start of {len(found)} runs' uids ({uids}): give more of it")
-    raise IntrospectionError(f"no run {storable(ref, 100)!r} in the history {shown}: {_suggestion(connection, ref)}")
+    raise NotThereError(f"no run {storable(ref, 100)!r} in the history {shown}: {_suggestion(connection, ref)}")
 
 
 def _suggestion(connection: Connection, ref: str) -> str:

@@ -45,8 +45,9 @@ class History:
             must_exist: for reading commands: never create a file or a table.
 
         Raises:
-            IntrospectionError: no history there (with ``must_exist``), a directory, a damaged file, a newer
-                schema, a driver that is not installed, a malformed URL.
+            NotThereError: no history there (with ``must_exist``).
+            IntrospectionError: a directory, a damaged file, a newer schema, a driver that is not installed, a
+                malformed URL.
         """
         database = Database(db, must_exist=must_exist)
         try:
@@ -156,7 +157,8 @@ class History:
         Of several runs with one name it is the latest.
 
         Raises:
-            IntrospectionError: there is none, or a uid's start fits several; the message names close ones.
+            NotThereError: there is none; the message names close ones.
+            IntrospectionError: the start of a uid fits several.
         """
         return self._read(lambda connection: reading.find_run(connection, ref, self.shown))
 
