@@ -90,7 +90,7 @@ def probes_needed(fall: float, power: Power) -> int | None:
 
 
 def _two_digits(count: int) -> int:
-    unit = 10 ** max(len(str(count)) - 2, 0)
+    unit = int(10 ** max(len(str(count)) - 2, 0))
     return -(-count // unit) * unit
 
 
