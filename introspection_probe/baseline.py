@@ -63,7 +63,13 @@ def read_baseline(config: IntrospectionConfig, mixture: Mixture, uid: str, guard
     if config.baseline is None:
         return None
     try:
-        with History.open(None if config.db is None else str(config.db), must_exist=True) as history:
+        try:
+            opened = History.open(None if config.db is None else str(config.db), must_exist=True)
+        except HistoryUnavailableError:
+            raise
+        except IntrospectionError as error:
+            raise IntrospectionError(f"baseline is {quoted(config.baseline)}: {error}") from error
+        with opened as history:
             return pin(history, config.baseline, mixture, uid=uid)
     except HistoryUnavailableError as error:
         guard.report("reading the pinned baseline", error)

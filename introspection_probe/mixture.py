@@ -65,6 +65,7 @@ def read_ingredients(
         raise IntrospectionError(
             "every probe set has weight 0, so nothing would be mixed in: to measure only, set explanation_weight=0"
         )
+    _check_tasks([(item.name, _tasks(item.source)) for item in ingredients])
     if options:
         raise IntrospectionError(
             f"task_options has options for {min(options)!r}, but no probe set of that task is to be built here: "
@@ -136,7 +137,7 @@ class Part:
     @property
     def tasks(self) -> tuple[str, ...]:
         """The tasks of its examples."""
-        return tuple(dict.fromkeys(probe.example.task for probe in self.probe_set.probes))
+        return _tasks(self.probe_set)
 
     def measured(self, limit: int | None) -> tuple[Probe, ...]:
         """The probes that a round asks, at most ``limit``."""
@@ -158,13 +159,8 @@ class Mixture:
     parts: tuple[Part, ...]
 
     def __post_init__(self) -> None:
+        _check_tasks([(part.name, part.tasks) for part in self.parts])
         for one, other in combinations(self.parts, 2):
-            both = set(one.tasks) & set(other.tasks)
-            if both:
-                raise IntrospectionError(
-                    f"the probe sets {one.name!r} and {other.name!r} are both of task {min(both)!r}, and scores and "
-                    "alarms are kept by task: give one of the two"
-                )
             ids = {probe.example.id for probe in one.probe_set.probes}
             same = sorted(probe.example.id for probe in other.probe_set.probes if probe.example.id in ids)
             if same:
@@ -212,3 +208,20 @@ class Mixture:
             }
             for part in self.parts
         ]
+
+
+def _tasks(source: ProbeSet | ToBuild) -> tuple[str, ...]:
+    if isinstance(source, ToBuild):
+        return (source.task.name,)
+    return tuple(dict.fromkeys(probe.example.task for probe in source.probes))
+
+
+def _check_tasks(named: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """Refuse two sets of one task, before one of them is built."""
+    for (one, tasks), (other, others) in combinations(named, 2):
+        both = set(tasks) & set(others)
+        if both:
+            raise IntrospectionError(
+                f"the probe sets {one!r} and {other!r} are both of task {min(both)!r}, and scores and alarms are kept "
+                "by task: give one of the two"
+            )

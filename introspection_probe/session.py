@@ -16,12 +16,12 @@ from introspection_probe.baseline import not_m0, read_baseline
 from introspection_probe.config import IntrospectionConfig
 from introspection_probe.ending import Ending
 from introspection_probe.guard import Guard
-from introspection_probe.mixture import Ingredient, Mixture, Part
+from introspection_probe.mixture import Ingredient, Mixture
 from introspection_probe.numbers import PREFIX, round_numbers
 from introspection_probe.observers import Observers
 from introspection_probe.preparing import model_name, prepare
-from introspection_probe.records import Probe, Round, RunInfo, RunStatus
-from introspection_probe.rollout import EncodedProbe, Prober, distributed, encode_set
+from introspection_probe.records import Round, RunInfo, RunStatus
+from introspection_probe.rollout import Prober, distributed, encode_set
 from introspection_probe.run_folder import RunFolder
 from introspection_probe.scoring.counts import RoundScores
 from introspection_probe.scoring.rounds import score_by_task
@@ -60,7 +60,7 @@ class Session:
             [
                 encoded
                 for part in mixture.parts
-                for encoded in _encode(tokenizer, part, part.measured(config.max_probes))
+                for encoded in encode_set(tokenizer, part.probe_set, part.measured(config.max_probes))
             ],
             path=config.path,
             token_budget=config.token_budget,
@@ -100,7 +100,7 @@ class Session:
             shares.append(Share(len(train), part.weight))
             examples += [
                 MixExample.of(encoded, probe.behavior, probe.labels[config.supervision], end_token)
-                for encoded, probe in zip(_encode(tokenizer, part, train), train, strict=True)
+                for encoded, probe in zip(encode_set(tokenizer, part.probe_set, train), train, strict=True)
             ]
         packed = self._prober.uses_packing(model)
         mixer = Mixer(examples, config, content_hash=mixture.content_hash, packed=packed, shares=shares)
@@ -215,10 +215,6 @@ class _LossMeter:
 def train_begin_warnings(config: IntrospectionConfig, mixture: Mixture, model: nn.Module) -> list[str]:
     """Everything that is known at train begin to stand in the way, a sentence each."""
     return host.mixing_warnings(config, model)
-
-
-def _encode(tokenizer: Any, part: Part, probes: Sequence[Probe]) -> list[EncodedProbe]:
-    return encode_set(tokenizer, part.probe_set, probes)
 
 
 def _run_info(

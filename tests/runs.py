@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,24 @@ def small_probe_set(n: int = 60, probe_share: float = 0.4, seed: int = 0) -> Pro
     probe_set, _ = build_probe_set(
         get_task("jabberwocky"), embedded_model(), embedded_tokenizer(), n=n, probe_share=probe_share, seed=seed
     )
+    return probe_set
+
+
+def cues_file(folder: Path) -> Path:
+    """Questions of the embedded model's world as a file of one's own cues: a second task that it can answer."""
+    rows = []
+    for probe in small_probe_set(seed=1).probes:
+        (message,) = probe.example.included
+        marked = message["content"].replace(probe.example.cue, f"[[{probe.example.cue}]]")
+        rows.append({"messages": [{"role": "user", "content": marked}], "options": probe.example.options})
+    file = folder / "cues.jsonl"
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    return file
+
+
+def cues_probe_set(folder: Path, style: str = "bare") -> ProbeSet:
+    task = get_task("cues", data=cues_file(folder))
+    probe_set, _ = build_probe_set(task, embedded_model(), embedded_tokenizer(), n=60, probe_share=0.4, style=style)
     return probe_set
 
 

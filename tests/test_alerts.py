@@ -7,12 +7,22 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from scipy.stats import binomtest
 from scored_examples import OPTIONS, make_probe
 
-from introspection_probe.alerts import CONDITIONS, AlertConfig, Monitor, RunMonitor, TaskRound, evaluate, round_stale
+from introspection_probe.alerts import (
+    CONDITIONS,
+    AlertConfig,
+    Judgement,
+    Monitor,
+    RunMonitor,
+    TaskRound,
+    evaluate,
+    round_stale,
+)
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.records import Behavior, Explanation, Rollout
 from introspection_probe.scoring import score_by_task, score_round
@@ -328,6 +338,59 @@ def test_tasks_of_a_run_are_judged_apart_and_share_the_budget():
     assert [point.step for point in monitor.change_points()["y"]] == [100]
     with pytest.raises(IntrospectionError, match="'stray' at step 200 is not in this run's probe set"):
         monitor.look(200, [Rollout("stray", Behavior("A", "B"), "", None)], {})
+
+
+def fading(step: int, truth: float) -> TaskRound:
+    return taken(
+        step, lambda rng, now, old: truthful(rng, now, old) if rng.random() < truth else Explanation(True, "A")
+    )
+
+
+def test_a_pinned_baseline_is_what_the_first_round_is_already_judged_against():
+    pinned = replace(taken(500), run="night\x1b[2J")
+    assert evaluate([fading(0, 0.5)]) == []
+    (alert,) = evaluate([fading(0, 0.5)], baseline=pinned)
+    assert alert.name == "explanations_drifted"
+    assert alert.step == 0
+    assert f"from {pinned.scores.self_scores.exact_match:.2f} at step 500 of run 'night\\x1b[2J' to" in alert.summary
+    assert "most of it before this run's first round" in alert.summary
+
+
+def test_a_fall_within_a_run_is_placed_there_although_the_baseline_is_pinned():
+    pinned = replace(taken(5000), run="night")
+    monitor = Monitor("letters", baseline=pinned)
+    for step in range(0, 500, 100):
+        assert monitor.look(taken(step)).active == ()
+    (alert,) = monitor.look(fading(500, 0.5)).raised
+    assert "sharply between step 400 and step 500" in alert.summary
+    assert [point.step for point in monitor.change_points()] == [500]
+
+
+def test_overdue_rounds_are_told_once_and_over_with_the_next_round():
+    monitor = RunMonitor({str(i): "letters" for i in range(N)})
+    asked = {"every": 10, "began": 0}
+
+    def take(round_: TaskRound) -> Judgement:
+        return monitor.look(round_.step, round_.rollouts, {"letters": round_.scores})
+
+    take(taken(0))
+    assert monitor.look_between(30, **asked) is None
+    judged = monitor.look_between(31, **asked)
+    assert judged is not None
+    (alert,) = judged.raised
+    assert judged.active == (alert,)
+    assert (alert.name, alert.task, alert.step, alert.severity) == ("round_stale", "letters", 31, "warning")
+    assert "31 steps ago, and one was due every 10" in alert.summary
+    assert monitor.look_between(40, **asked) is None
+    judged = take(taken(45))
+    assert [(over.name, over.step, over.active) for over in judged.cleared] == [("round_stale", 45, False)]
+    assert judged.active == ()
+    assert monitor.look_between(75, **asked) is None
+    assert monitor.look_between(76, **asked) is not None
+    # A run that went on at step 1,000 and has taken no round yet.
+    later = RunMonitor({"0": "letters"})
+    assert later.look_between(1030, every=10, began=1000) is None
+    assert later.look_between(1031, every=10, began=1000) is not None
 
 
 def test_hostile_answers_are_inert_in_a_summary():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+import pytest
 from runs import embedded_tokenizer, sft, small_probe_set
 from transformers import TrainerCallback
 
@@ -14,6 +15,7 @@ from introspection_probe import IntrospectionCallback
 from introspection_probe.history import History
 from introspection_probe.probe_set import ProbeSet
 from introspection_probe.records import Alert
+from introspection_probe.rollout import Prober
 
 
 class Metrics(TrainerCallback):
@@ -88,6 +90,8 @@ def test_stop_saves_a_checkpoint_and_ends_the_run_at_the_first_critical_alarm(tm
     stopped = critical[0].step
     assert trainer.state.global_step == stopped < 8
     assert (tmp_path / "out" / f"checkpoint-{stopped}" / "model.safetensors").exists()
+    with History.open(str(tmp_path / "h.db"), must_exist=True) as history:
+        assert history.find_run(None).status == "stopped"
 
 
 def test_alarms_of_a_resumed_run_go_on_where_they_were(tmp_path: Path) -> None:
@@ -120,3 +124,60 @@ def test_a_run_that_cannot_be_scraped_writes_its_metrics_and_takes_them_away_at_
     sft(tmp_path / "out", callbacks=[callback, Look()], **arguments).train()
     assert any("iprobe_" in page for page in seen)
     assert not list(folder.glob("*.prom"))
+
+
+def test_rounds_that_do_not_come_are_told_once_and_are_over_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Alert] = []
+    measure = Prober.measure
+
+    def broken_for_a_while(self: Prober, model: Any, *, step: int, **options: Any) -> Any:
+        if 1 <= step <= 5:
+            raise RuntimeError("the probe broke")
+        return measure(self, model, step=step, **options)
+
+    monkeypatch.setattr(Prober, "measure", broken_for_a_while)
+    callback = IntrospectionCallback(
+        small_probe_set(), db=tmp_path / "h.db", probe_every=1, explanation_weight=0, on_alert=told.append
+    )
+    sft(tmp_path / "out", callbacks=[callback], max_steps=7, learning_rate=1e-6).train()
+    stale = [(alert.step, alert.active) for alert in told if alert.name == "round_stale"]
+    # One is missing after three: the fourth step without a round says so.
+    assert stale == [(4, True), (6, False)]
+    with History.open(str(tmp_path / "h.db"), must_exist=True) as history:
+        (kept,) = (a for a in history.alerts(history.find_run(None).id) if a.name == "round_stale")
+    assert (kept.raised_step, kept.cleared_step) == (4, 6)
+
+
+def test_an_overhead_that_leaves_no_room_for_rounds_is_told(tmp_path: Path) -> None:
+    told: list[Alert] = []
+    callback = IntrospectionCallback(
+        small_probe_set(),
+        db=tmp_path / "h.db",
+        probe_every=1,
+        max_overhead=1e-6,
+        on_alert=told.append,
+        probe_at_end=False,
+    )
+    sft(tmp_path / "out", callbacks=[callback], max_steps=6).train()
+    assert [(alert.step, alert.active) for alert in told if alert.name == "round_stale"] == [(4, True)]
+
+
+def test_an_alarm_about_missing_rounds_outlives_a_restart(tmp_path: Path) -> None:
+    def run(steps: int, probe_at_end: bool, **more: Any) -> list[tuple[int, bool]]:
+        told: list[Alert] = []
+        callback = IntrospectionCallback(
+            small_probe_set(),
+            db=tmp_path / "h.db",
+            probe_every=1,
+            max_overhead=1e-6,
+            probe_at_end=probe_at_end,
+            on_alert=told.append,
+        )
+        arguments = {"max_steps": steps, "save_strategy": "steps", "save_steps": 5}
+        sft(tmp_path / "out", callbacks=[callback], **arguments).train(**more)
+        return [(alert.step, alert.active) for alert in told if alert.name == "round_stale"]
+
+    assert run(5, probe_at_end=False) == [(4, True)]
+    assert run(7, probe_at_end=True, resume_from_checkpoint=True) == [(6, False)]
