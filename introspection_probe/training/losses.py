@@ -1,6 +1,7 @@
 """The two terms of the mixed loss, and the places in an example's prompts where they are read.
 
 ``w_e * CE(E(M0) | q) + w_e * lambda * KL(p_M0(y | x) || p_Mt(y | x))`` over ``x`` and ``x\\C`` (arXiv:2606.32038).
+Where answers are free, y is the response that M0 wrote, up to the length at which it was cut off.
 """
 
 from __future__ import annotations
@@ -26,23 +27,32 @@ class MixExample:
         paths: ``included``, ``ablated`` and ``question``, each with its answer; logits are read where the next token is
             part of the answer.
         targets: the explanation's tokens with the end token, one for each logit read on ``question``.
+        is_free: whether the answers are M0's free responses, of which the KL term reads every token.
     """
 
     id: str
     paths: tuple[Path, Path, Path]
     targets: Ids
+    is_free: bool = False
 
     @classmethod
     def of(cls, probe: EncodedProbe, behavior: Behavior, label: Explanation, end_token: int) -> MixExample:
         """The example with M0's behaviour as the place of the KL term and ``label`` as the explanation trained."""
         said = probe.explanation_ids[probe.explanations.index(label)]
-        answers = (
-            (probe.included, probe.included_options[probe.options.index(behavior.included)]),
-            (probe.ablated, probe.ablated_options[probe.options.index(behavior.ablated)]),
+        included, ablated = (
+            probe.free.responses
+            if probe.free is not None
+            else (
+                probe.included_options[probe.options.index(behavior.included)],
+                probe.ablated_options[probe.options.index(behavior.ablated)],
+            )
         )
-        inputs = [Path(prompt + answer[:-1], len(prompt) - 1) for prompt, answer in answers]
+        inputs = [
+            Path(prompt + answer[:-1], len(prompt) - 1)
+            for prompt, answer in ((probe.included, included), (probe.ablated, ablated))
+        ]
         question = Path(probe.question + said, len(probe.question) - 1)
-        return cls(probe.id, (inputs[0], inputs[1], question), (*said, end_token))
+        return cls(probe.id, (inputs[0], inputs[1], question), (*said, end_token), probe.free is not None)
 
     @property
     def behavior_reads(self) -> int:

@@ -126,9 +126,12 @@ class Mixer:
         """This process's share of the step's batch, a forward at a time."""
         config = self._config
         drawn = self.draw(step)
-        tokens, reads = self._normalizers(drawn)
         world, rank = distributed.world_size(), distributed.rank()
-        batches = [(batch, 1.0) for batch in self._batches(drawn[rank::world])]
+        tokens, scale = sum(len(self._examples[i].targets) for i in drawn), self._kl_scale(drawn)
+        # What is reported is this process's own mean.
+        mine = drawn[rank::world]
+        own_tokens, own_scale = sum(len(self._examples[i].targets) for i in mine), self._kl_scale(mine)
+        batches = [(batch, 1.0) for batch in self._batches(mine)]
         if distributed.is_sharded(model):
             # A sharded model's forward is collective, so every process runs as many; the extra ones weigh nothing.
             missing = distributed.largest(len(batches)) - len(batches)
@@ -137,18 +140,20 @@ class Mixer:
         # Dropout in this forward must not shift the host's random numbers, and has to repeat in a resumed run.
         with isolated_rng(device_of(model), seed=_step_seed(config.seed, step)):
             for batch, share in batches:
-                nll, divergence = self._zeros(model, 2)
+                nll, divergence, own_divergence = self._zeros(model, 3)
                 groups = [self._paths(i) for i in batch]
                 for index, logits in zip(batch, path_logits(model, groups, packed=self._packed), strict=True):
                     example = self._examples[index]
                     nll = nll + explanation_nll(logits[-1], example.targets)
                     if self._has_kl(example):
                         for variant, values in zip(_VARIANTS, logits[:2], strict=True):
-                            divergence = divergence + reference_kl(values, self._known[example.id, variant])
+                            kl = reference_kl(values, self._known[example.id, variant])
+                            divergence = divergence + scale[example.is_free] * kl
+                            own_divergence = own_divergence + own_scale.get(example.is_free, 0.0) * kl.detach()
                 # The host averages gradients over processes, so each one's share counts world_size times.
                 weight = share * world * config.explanation_weight
-                weighted = weight * (nll / tokens + config.kl_weight * divergence / reads)
-                yield _Part(weighted, share * nll.detach(), share * divergence.detach())
+                weighted = weight * (nll / tokens + config.kl_weight * divergence)
+                yield _Part(weighted, share * nll.detach() / max(1, own_tokens), share * own_divergence)
 
     def _paths(self, index: int) -> tuple[Path, ...]:
         """What has to be run of an example: without the KL term only ``q``."""
@@ -164,8 +169,12 @@ class Mixer:
             raise RuntimeError("capture_reference() or load_reference() has to come before the first step")
         return self._reference
 
-    def _normalizers(self, drawn: Sequence[int]) -> tuple[int, int]:
-        """Answer tokens of the explanations and of the behaviours in the whole batch, over all processes."""
+    def _kl_scale(self, drawn: Sequence[int]) -> dict[bool, float]:
+        """What one answer token's KL counts, for examples with free answers (True) and with options (False).
+
+        A mean over the answer tokens of each kind, the kinds weighted by their examples: a response has a hundred times
+        the tokens of an option, and one mean over all tokens would leave the options next to no KL term.
+        """
         examples = [self._examples[i] for i in drawn]
         known = [example for example in examples if self._has_kl(example)]
         if self._config.kl_weight > 0 and len(known) < len(examples) and not self._warned_of_missing:
@@ -174,13 +183,12 @@ class Mixer:
                 "introspection_probe: the run is longer than planned when it started, so some examples have no "
                 "reference; they are mixed in without the KL term"
             )
-        return sum(len(e.targets) for e in examples), max(1, sum(e.behavior_reads for e in known))
+        kinds = [[e.behavior_reads for e in known if e.is_free == is_free] for is_free in (False, True)]
+        return {bool(is_free): len(reads) / len(known) / sum(reads) for is_free, reads in enumerate(kinds) if reads}
 
     def _losses(self, step: int, explanation: Tensor, kl: Tensor) -> MixLosses:
         mine = self.draw(step)[distributed.rank() :: distributed.world_size()]
-        tokens, reads = self._normalizers(mine)
-        has_kl = any(self._has_kl(self._examples[i]) for i in mine)
-        return MixLosses(explanation / max(1, tokens), kl / reads if has_kl else None)
+        return MixLosses(explanation, kl if any(self._has_kl(self._examples[i]) for i in mine) else None)
 
     def _batches(self, indices: Sequence[int]) -> list[list[int]]:
         sizes = [_size(self._paths(i), packed=self._packed) for i in indices]
@@ -193,7 +201,7 @@ class Mixer:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One forward's share: the weighted term with its graph, and both terms' sums without."""
+    """One forward's share: the weighted term with its graph, and what it adds to both terms' means without."""
 
     weighted: Tensor
     explanation: Tensor
