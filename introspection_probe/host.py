@@ -12,11 +12,8 @@ from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from introspection_probe.config import IntrospectionConfig
+from introspection_probe.doctor.settings import Settings, steps_inside_backward
 from introspection_probe.errors import IntrospectionError
-
-# arXiv:2606.32038: no coupling below this lambda, none with LoRA of at most this rank.
-_MIN_KL_WEIGHT = 5e-3
-_MAX_POOR_RANK = 80
 
 
 def tokenizer_of(processing_class: Any) -> Any:
@@ -62,7 +59,7 @@ def check_early_backward(args: TrainingArguments) -> None:
     if PartialState().distributed_type == DistributedType.DEEPSPEED:
         raise IntrospectionError(f"DeepSpeed's engine owns the backward pass, so a callback cannot add to it: {remedy}")
     optimizer = str(getattr(args.optim, "value", args.optim))
-    if "layerwise" in optimizer or "lomo" in optimizer:
+    if steps_inside_backward(optimizer):
         raise IntrospectionError(f"optim={optimizer!r} steps inside the backward pass: {remedy}")
 
 
@@ -75,22 +72,21 @@ def loss_scale(optimizer: Any) -> Callable[[Tensor], Tensor] | None:
     return scale
 
 
-def mixing_warnings(config: IntrospectionConfig, model: nn.Module) -> list[str]:
-    """What the paper found not to work, where this run does it."""
-    if not config.mixes:
-        return []
-    warnings = []
-    if config.kl_weight < _MIN_KL_WEIGHT:
-        warnings.append(
-            f"kl_weight is {config.kl_weight:g}: the paper finds no coupling under {_MIN_KL_WEIGHT:g}; set it to 1"
-        )
+def settings(config: IntrospectionConfig, args: TrainingArguments, model: nn.Module) -> Settings:
+    """What the doctor judges of a run. The backward pass is left out: :func:`check_early_backward` refuses it."""
     ranks = [c.r for c in getattr(model, "peft_config", {}).values() if isinstance(getattr(c, "r", None), int)]
-    if ranks and max(ranks) <= _MAX_POOR_RANK:
-        warnings.append(
-            f"LoRA rank is {max(ranks)}: the paper finds no coupling up to {_MAX_POOR_RANK}; use 96 or more, or train "
-            "all weights"
-        )
-    return warnings
+    return Settings(
+        explanation_weight=config.explanation_weight,
+        kl_weight=config.kl_weight,
+        mix_batch_size=config.mix_batch_size,
+        supervision=config.supervision,
+        probe_every=config.probe_every,
+        max_probes=config.max_probes,
+        learning_rate=args.learning_rate,
+        lora_rank=max(ranks) if ranks else None,
+        max_steps=args.max_steps if args.max_steps > 0 else None,
+        parameters=sum(p.numel() for p in model.parameters()),
+    )
 
 
 def facts(args: TrainingArguments, model: nn.Module) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -14,9 +14,10 @@ from transformers import TrainerState, TrainingArguments
 from introspection_probe import host
 from introspection_probe.baseline import not_m0, read_baseline
 from introspection_probe.config import IntrospectionConfig
+from introspection_probe.doctor import train_begin_findings
 from introspection_probe.ending import Ending
 from introspection_probe.guard import Guard
-from introspection_probe.mixture import Ingredient, Mixture
+from introspection_probe.mixture import Ingredient, Mixture, ToBuild
 from introspection_probe.numbers import PREFIX, round_numbers
 from introspection_probe.observers import Observers
 from introspection_probe.preparing import model_name, prepare
@@ -51,7 +52,8 @@ class Session:
         self._began_at = state.global_step
         mixture = prepare(ingredients, config, self.folder, model, tokenizer)
         if self._is_main:
-            for warning in train_begin_warnings(config, mixture, model):
+            built = () if self.folder.resumed else {i.name for i in ingredients if isinstance(i.source, ToBuild)}
+            for warning in train_begin_warnings(config, mixture, args, model, tokenizer, built):
                 logger.warning(warning)
         baseline = distributed.on_main(lambda: read_baseline(config, mixture, self.folder.uid, self.guard))
         self._probes = mixture.measured(config.max_probes)
@@ -212,9 +214,27 @@ class _LossMeter:
         return means
 
 
-def train_begin_warnings(config: IntrospectionConfig, mixture: Mixture, model: nn.Module) -> list[str]:
-    """Everything that is known at train begin to stand in the way, a sentence each."""
-    return host.mixing_warnings(config, model)
+def train_begin_warnings(
+    config: IntrospectionConfig,
+    mixture: Mixture,
+    args: TrainingArguments,
+    model: nn.Module,
+    tokenizer: Any,
+    just_built: Iterable[str],
+) -> list[str]:
+    """Everything that is known at train begin to stand in the way, a sentence each.
+
+    Args:
+        just_built: names of the sets that this run built, of which building has said what is wrong with the behaviour.
+    """
+    found = train_begin_findings(
+        {part.name: part.probe_set for part in mixture.parts},
+        host.settings(config, args, model),
+        model=model,
+        tokenizer=tokenizer,
+        just_built=just_built,
+    )
+    return [finding.sentence for finding in found]
 
 
 def _run_info(
