@@ -55,7 +55,7 @@ def write_page(history: History, summary: Summary, path: Path, *, only: str | No
 
 
 def to_html(run: RunRow, tasks: Sequence[TaskView], now: datetime) -> str:
-    """The whole page: ASCII-safe HTML5, the same bytes for the same input."""
+    """The whole page, HTML5: the same bytes for the same input."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -68,7 +68,10 @@ def to_html(run: RunRow, tasks: Sequence[TaskView], now: datetime) -> str:
         {name: getattr(formatting, name) for name in ("NOT_MEASURED", "ratio_text", "time_text", "count_text")}
         | {name: getattr(values, name) for name in ("value_text", "value_interval_text", "change_text")}
         | {"change_interval_text": values.change_interval_text, "answer": answer, "truth": truth}
-        | {name: getattr(words, name) for name in ("status_words", "started_words", "cost_words", "next_steps")}
+        | {
+            name: getattr(words, name)
+            for name in ("status_words", "started_words", "cost_words", "next_steps", "shift_words")
+        }
         | {"short": safe_text, "short_end": safe_end}
     )
     style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")

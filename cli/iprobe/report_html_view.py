@@ -155,13 +155,14 @@ def task_view(key: str, summary: Summary, said_first: Mapping[str, str]) -> Task
         key: a name for ids, unique on the page.
         said_first: what the model said in the first round, by example id.
     """
-    main, others, lanes = None, (), ()
+    main: Figure | None = None
+    others: tuple[Figure, ...] = ()
+    lanes: tuple[Lane, ...] = ()
     if summary.rounds:
-        steps = [scored.step for scored in summary.rounds]
-        ends = [
+        held = [
             step for alert in summary.alerts for step in (alert.raised_step, alert.cleared_step) if step is not None
         ]
-        axis = Axis.over([*steps, *ends])
+        axis = Axis.over([*(scored.step for scored in summary.rounds), *held])
         main, others = figures(summary, axis)
         lanes = _lanes(summary.alerts, axis)
     tone, word = _TONES[summary.verdict.kind] if summary.verdict else ("neutral", "No round yet")
