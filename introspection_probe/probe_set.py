@@ -14,10 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from introspection_probe.errors import IntrospectionError
+from introspection_probe.folders import new_folder
 from introspection_probe.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from introspection_probe.probe_rows import from_row, read_rows, to_row, write_rows
 from introspection_probe.records import Explanation, Judging, Probe, Split
@@ -33,6 +31,8 @@ from introspection_probe.tasks.base import PromptStyle
 from introspection_probe.tokens import template_hash, tokens_hash
 
 EXAMPLES = "examples.parquet"
+SHARD = "shard.json"
+"""What stands for the manifest where one of several processes has built its share: see ``build_shards``."""
 
 _LABEL_SET_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}")
 
@@ -182,28 +182,9 @@ class ProbeSet:
                 f"{folder} holds another probe set, and sets are never overwritten: "
                 f"choose another folder, or delete it first"
             )
-        check_free(folder)
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        except OSError as error:
-            raise IntrospectionError(
-                f"cannot write {folder}: {error.strerror or error}; choose another folder"
-            ) from error
-        try:
+        with new_folder(folder) as scratch:
             write_rows(scratch / EXAMPLES, [to_row(probe) for probe in self.probes])
             write_manifest(scratch, self.manifest)
-            scratch.chmod(0o755)  # mkdtemp makes it private; a probe set is shared like any other file
-            scratch.rename(folder)
-        except UnicodeEncodeError as error:
-            raise IntrospectionError(
-                f"cannot write {folder}: an example has a lone surrogate (U+{ord(error.object[error.start]):04X}), "
-                "which is no text; take it out of the data"
-            ) from error
-        except OSError as error:
-            raise IntrospectionError(f"cannot write {folder}: {error.strerror or error}") from error
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
         return folder
 
     @classmethod
@@ -219,6 +200,10 @@ class ProbeSet:
             raise IntrospectionError(
                 f"there is no probe set at {folder}: build one with `iprobe build --task TASK --model MODEL "
                 f"--out {folder}`"
+            )
+        if (folder / SHARD).exists():
+            raise IntrospectionError(
+                f"{folder} is one shard of a probe set: join all of them with `iprobe probes merge SHARD... --out DIR`"
             )
         manifest = read_manifest(folder)
         probes = []
@@ -241,19 +226,6 @@ class ProbeSet:
                 f"build it with a larger --probe-share"
             )
         return cls(manifest, tuple(probes))
-
-
-def check_free(folder: Path) -> None:
-    """Refuse a folder in which a new probe set cannot be saved, before time is spent on building it.
-
-    Raises:
-        IntrospectionError: it is there and not empty, or nothing can be made there.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise IntrospectionError(f"{folder} is there already, and nothing is overwritten: choose another folder")
-    ancestor = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK):
-        raise IntrospectionError(f"cannot write {folder}: {ancestor} is not writable; choose another folder")
 
 
 def check_share(probe_share: float) -> None:

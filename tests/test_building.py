@@ -149,9 +149,9 @@ def test_a_question_asked_twice_is_on_one_side() -> None:
     sides: dict[str, set[str]] = {}
     for probe in built.probes:
         sides.setdefault(probe.example.group, set()).add(probe.split)
-    assert len(sides) == 40
+    assert 40 < len(sides) < 80, "some were asked twice, with other hints"
     assert all(len(side) == 1 for side in sides.values())
-    assert len(built.split("probe")) == 24  # 12 of 40 groups
+    assert sum(side == {"probe"} for side in sides.values()) == round(0.3 * len(sides))
 
 
 def test_a_task_with_fewer_questions_gives_them_all_and_says_so() -> None:
@@ -172,9 +172,9 @@ class LongWinded(Jabberwocky):
 
 def test_questions_beyond_the_models_window_are_left_out_and_counted() -> None:
     built, summary = build(LongWinded())
-    assert summary.too_long == 20
-    assert len(built.probes) == 20
-    assert "20 questions are longer than the model's window and were left out" in summary.warnings
+    assert summary.too_long == 40
+    assert len(built.probes) == 40
+    assert "40 questions are longer than the model's window and were left out" in summary.warnings
     assert max(len(p.rendered.question) for p in built.probes) < 400
 
 

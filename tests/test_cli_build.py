@@ -83,7 +83,7 @@ def test_the_users_wording_and_template_arguments_reach_the_prompts(program: Pro
     ("options", "sentence"),
     [
         (["--task", "hint-mlmu"], "unknown task 'hint-mlmu': choose one of "),
-        (["--hint", "{option}?"], "task 'jabberwocky' does not take these options"),
+        (["--hint", "{option}?"], "task 'jabberwocky' has no option 'hint': choose one of facts"),
         (["--probe-share", "1.5"], "the probe share is 1.5"),
         (["--style", "plane"], "has no prompt style 'plane': choose one of plain"),
         (["--model", "/no/such/model"], "there is no model at /no/such/model"),

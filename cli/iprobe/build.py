@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from introspection_probe.tasks import task_names
+from iprobe.build_summary import build_summary
 from iprobe.console import note, stdout_console
 from iprobe.endpoints import EndpointOption, open_endpoint
+from iprobe.text import safe_text
 from iprobe.torch_models import DeviceOption, DtypeOption, open_model, open_tokenizer, progress_bar
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from introspection_probe.tasks import Task
 
-    from introspection_probe.building import BuildSummary
-    from introspection_probe.probe_set import ProbeSet
-    from introspection_probe.signals import Signal
-    from introspection_probe.tasks.base import Task
 
-_SHOWN_ANSWERS = 6
+class BadRows(StrEnum):
+    """What is done with malformed rows."""
+
+    skip = "skip"
+    refuse = "refuse"
 
 
 def build(
-    task: Annotated[str, typer.Option(metavar="TASK", help="What to ask, such as hint-mmlu or jabberwocky.")],
+    task: Annotated[str, typer.Option(metavar="TASK", help=f"What to ask: {', '.join(task_names())}.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to make. A probe set is never overwritten.")],
     model: Annotated[
         str | None,
@@ -50,21 +53,53 @@ def build(
     style: Annotated[
         str | None, typer.Option(metavar="NAME", help="Prompt style. By default the liveliest of those tried.")
     ] = None,
+    task_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=JSON",
+            help="An option of the task, such as framing=first-person; an unknown one lists those there are. "
+            "Repeatable.",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Rows from a file, for tasks that read one: .jsonl, .csv, .tsv.")
+    ] = None,
+    bad_rows: Annotated[
+        BadRows | None,
+        typer.Option(
+            help="Malformed rows are named by number and skipped, or the first one is refused. Default: skip."
+        ),
+    ] = None,
+    max_prompt_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Leave out questions with more tokens. By default, than the model's window."
+        ),
+    ] = None,
+    balance: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIELD",
+            help="As many questions of each value of a field of the rows (subject) or of cue_option; or, of those "
+            "asked, as many examples of each value of changed, included or ablated, which the answers tell.",
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="Ask the I-th of N shares only; `iprobe probes merge` joins what N processes wrote."
+        ),
+    ] = None,
     hint: Annotated[
         str | None, typer.Option(metavar="TEMPLATE", help="Wording of the hint, {option} for the letter (hint-mmlu).")
     ] = None,
     opening: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Opens the assistant's answer (hint-mmlu).")
+        str | None, typer.Option(metavar="TEXT", help="Opens the assistant's answer (hint-mmlu, cues).")
     ] = None,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="System prompt (hint-mmlu).")] = None,
-    data: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Questions as JSON lines, instead of MMLU (hint-mmlu).")
-    ] = None,
     template_arg: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME=JSON", help="Argument for the chat template, such as enable_thinking=true (hint-mmlu)."
-        ),
+        typer.Option(metavar="NAME=JSON", help="Argument for the chat template, such as enable_thinking=true."),
     ] = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -74,23 +109,34 @@ def build(
     Each prompt style of the task is tried on the same questions; the one in which the model has most to explain is
     kept for the whole set. The summary says how often the answer changes without the cue, how often the cue is
     followed and how the answers are distributed, and warns when the signal is too thin to train on.
+
+    What was asked is kept in DIR.partial until the set is there: a build that was stopped goes on with the same
+    command.
     """
     from introspection_probe.errors import IntrospectionError
-    from introspection_probe.probe_set import check_free, check_share
+    from introspection_probe.folders import check_free
+    from introspection_probe.probe_set import check_share
     from introspection_probe.tasks import get_task
+    from iprobe.task_options import merged_options, named_values
 
-    given = {
+    convenient = {
         "hint": hint,
         "opening": opening,
         "system": system,
         "data": None if data is None else str(data),
-        "template_kwargs": _template_kwargs(template_arg),
+        "template_kwargs": named_values("--template-arg", template_arg) or None,
+        "bad_rows": None if bad_rows is None else bad_rows.value,
     }
-    options = {name: value for name, value in given.items() if value is not None}
+    options = merged_options(convenient, named_values("--task-option", task_option))
     # Whatever can be wrong is found before minutes are spent on it.
     chosen_task = get_task(task, **options)
     check_share(probe_share)
     check_free(out)
+    share = (0, 1)
+    if shard is not None:
+        from introspection_probe.build_shards import parse_shard
+
+        share = parse_shard(shard)
     with ExitStack() as stack:
         m0: Any
         if endpoint is not None:
@@ -101,10 +147,12 @@ def build(
             m0, tokenizer = open_model(model, device, dtype)
         else:
             raise IntrospectionError("nothing says what to ask: give --model MODEL, or --endpoint URL")
-        from introspection_probe.building import build_probe_set
+        from introspection_probe.build_set import make_set
+        from introspection_probe.build_shards import Shard, save_shard
+        from introspection_probe.build_work import BuildWork
+        from introspection_probe.building import measure, plan_of
 
-        progress = stack.enter_context(progress_bar())
-        probe_set, summary = build_probe_set(
+        plan = plan_of(
             chosen_task,
             m0,
             tokenizer,
@@ -112,14 +160,44 @@ def build(
             probe_share=probe_share,
             seed=seed,
             style=style,
+            max_prompt_tokens=max_prompt_tokens,
+            balance=balance,
             model_name=model,
             task_options=options,
-            progress=progress,
         )
-    probe_set.save(out)
-    console = stdout_console()
-    console.print(_summary(probe_set, summary, out))
+        whole = out.resolve()
+        partial = whole.with_name(f"{whole.name}.partial")
+        with BuildWork(partial, {**plan.as_json(), "shard": shard}) as work:
+            if work.resumed:
+                note(
+                    f"Going on where a build was stopped: {work.resumed} answers are in {safe_text(str(partial), 400)}."
+                )
+            with _saying_how_to_go_on(), progress_bar() as progress:
+                measured = measure(plan, chosen_task, m0, tokenizer, work, shard=share, progress=progress)
+            if shard is not None:
+                save_shard(Shard(plan, measured, *share), out)
+            else:
+                probe_set, summary = make_set(plan, measured, tokenizer)
+                probe_set.save(out)
+            work.remove()
+    if shard is not None:
+        stdout_console().print(
+            f"{len(measured.asked)} of {measured.found.questions} questions asked, in style "
+            f"{safe_text(measured.found.style.name, 40)}: shard {shard} is in {safe_text(str(out), 400)}."
+        )
+        note("Next: when all shards are there, join them with `iprobe probes merge SHARD... --out DIR`.")
+        return
+    stdout_console().print(build_summary(probe_set, summary, out))
     note(f"Next: measure a checkpoint with `iprobe probe --model CHECKPOINT --probes {out}`.")
+
+
+@contextmanager
+def _saying_how_to_go_on() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        note("Stopped. What was asked is kept: the same command goes on from there.")
+        raise
 
 
 def _first_prompt(task: Task, tokenizer: Any, seed: int) -> str:
@@ -131,92 +209,3 @@ def _first_prompt(task: Task, tokenizer: Any, seed: int) -> str:
     style = task.styles()[0]
     example = task.example(next(iter(task.rows(seed))), style, random.Random(seed))
     return render(tokenizer, example, style).included
-
-
-def _template_kwargs(given: Sequence[str] | None) -> dict[str, Any] | None:
-    from introspection_probe.errors import IntrospectionError
-
-    if not given:
-        return None
-    found = {}
-    for argument in given:
-        name, equals, value = argument.partition("=")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            equals = ""
-        if not equals or not name:
-            raise IntrospectionError(
-                f"--template-arg {argument!r} is not NAME=JSON: write it like enable_thinking=true or date='\"today\"'"
-            )
-    return found
-
-
-def _summary(probe_set: ProbeSet, summary: BuildSummary, out: Path) -> RenderableType:
-    from rich.console import Group
-    from rich.text import Text
-
-    from iprobe.formatting import duration_text
-    from iprobe.text import safe_text
-
-    parts: list[RenderableType] = []
-    if summary.tried:
-        parts += [Text(f"Prompt styles tried on {max(signal.n for signal in summary.tried)} questions", style="bold")]
-        parts += [_table(summary.tried, chosen=probe_set.style.name), Text()]
-    for name, reason in summary.refused.items():
-        parts += [Text(f"{name} cannot be used: {safe_text(reason, 300)}", style="yellow")]
-    parts += [Text(f"The probe set, in style {probe_set.style.name}", style="bold"), _table((summary.signal,))]
-    parts += [Text(_legend(summary.signal), style="dim")]
-    parts += [
-        Text(),
-        Text(
-            f"{summary.train} examples to train on, {summary.probe} to measure, from {safe_text(summary.source, 200)}, "
-            f"in {duration_text(summary.seconds)}."
-        ),
-        Text(f"Saved in {safe_text(str(out), 400)} as {probe_set.content_hash[:12]}."),
-    ]
-    for warning in summary.warnings:
-        parts += [Text(f"Warning: {safe_text(warning, 600)}.", style="yellow")]
-    return Group(*parts)
-
-
-def _table(signals: Sequence[Signal], chosen: str | None = None) -> RenderableType:
-    from rich.table import Table
-    from rich.text import Text
-
-    from iprobe.formatting import NOT_MEASURED
-    from iprobe.text import safe_text
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", collapse_padding=True)
-    for title in ("style", "changed", "followed", "lively", "with cue", "without"):
-        table.add_column(title, justify="left" if title == "style" else "right", no_wrap=True)
-    for signal in signals:
-        followed = signal.followed_share
-        cells = (
-            safe_text(signal.style, 40),
-            f"{signal.changed_share:.0%}",
-            NOT_MEASURED if followed is None else f"{followed:.0%}",
-            f"{signal.liveliness:.2f}",
-            _distribution(signal.included_answers, signal.n),
-            _distribution(signal.ablated_answers, signal.n),
-        )
-        table.add_row(*map(Text, cells), style="bold" if signal.style == chosen else "")
-    return table
-
-
-def _distribution(counts: Mapping[str, int], n: int) -> str:
-    """How the answers are distributed, in percent: ``12/40/30/18``; of many answers, only the usual one's share."""
-    if len(counts) > _SHOWN_ANSWERS:
-        return f"at most {max(counts.values()) / n:.0%}"
-    return "/".join(f"{count / n * 100:.0f}" for count in counts.values())
-
-
-def _legend(signal: Signal) -> str:
-    from iprobe.text import safe_text
-
-    answers = list(signal.ablated_answers)
-    named = "/".join(safe_text(answer, 16) for answer in answers) if len(answers) <= _SHOWN_ANSWERS else "all answers"
-    return (
-        "changed: answers that are others without the cue; followed: answers that the cue names; lively: how much "
-        f"there is to explain, from 0 to 1; then the answers with and without the cue, {named} in percent."
-    )
