@@ -17,7 +17,7 @@ from histories import make_probes, make_rollouts, write_run
 
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.history import History
-from introspection_probe.records import Alert, Behavior, Explanation, Probe, Rollout, Round, RunInfo
+from introspection_probe.records import Alert, Behavior, Explanation, Probe, Responses, Rollout, Round, RunInfo
 from introspection_probe.scoring import score_by_task
 from introspection_probe.scoring.counts import (
     BehaviorScores,
@@ -433,3 +433,30 @@ def test_two_writers_share_a_history(db: str) -> None:
         for run_id in runs:
             assert len(two.rounds(run_id)) == 5
             assert one.rollouts(run_id, 4) == two.rollouts(run_id, 4) == list(taken.rollouts)
+
+
+def test_what_was_written_freely_is_kept_with_how_many_have_no_verdict(history: History) -> None:
+    run_id = history.start_run(info())
+    free, plain = make_probes(4, "refusal"), make_probes(4, "hint-mmlu")
+    hostile = Responses("I can't\x1b[2J help \u202e with that.", "Sure. <script>alert(1)</script>")
+    free = [dataclasses.replace(probe, responses=hostile) for probe in free]
+    save(history, run_id, [*free, *plain])
+    # In the middle, so that a place that is off by one shows.
+    probes = [*plain[:2], *free, *plain[2:]]
+    said = Responses("No.", "Here is how: first ...")
+    rollouts = tuple(
+        dataclasses.replace(rollout, predicted=None, responses=said if probe in free else None)
+        for rollout, probe in zip(make_rollouts(probes, 0.8), probes, strict=True)
+        if probe is not free[0]
+    )
+    taken = a_round(probes, rollouts=rollouts, unjudged=(free[0].example.id,))
+    history.record_round(run_id, taken, score_by_task(rollouts, taken.measured(probes)))
+    assert history.rollouts(run_id, 10) == list(rollouts)
+    [stored] = history.rounds(run_id)
+    assert (stored.unjudged, stored.scores["refusal"].n, stored.scores["hint-mmlu"].n) == (1, 3, 4)
+    rows = {row.example_id: row for row in history.disagreements(run_id, 10, limit=None)}
+    assert rows.keys() == {rollout.example_id for rollout in rollouts}
+    for probe in probes:
+        row = rows.get(probe.example.id)
+        if row is not None:
+            assert (row.responses, row.m0_responses) == ((said, hostile) if probe in free else (None, None))

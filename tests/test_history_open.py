@@ -18,14 +18,14 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from histories import write_run
-from sqlalchemy import create_engine, make_url
+from sqlalchemy import Connection, create_engine, make_url, text
 
 import introspection_probe.history as package
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.history import DEFAULT_URL, History, HistoryUnavailableError, resolve_url
 from introspection_probe.history.database import Database
 from introspection_probe.history.schema import REVISIONS, VERSION_TABLE, metadata
-from introspection_probe.records import RunInfo
+from introspection_probe.records import Behavior, Explanation, RunInfo
 
 MIGRATIONS = Path(package.__file__).parent / "migrations"
 
@@ -246,7 +246,7 @@ def test_many_programs_may_open_a_new_history_at_once(db: str) -> None:
     code = """
 import sys
 from introspection_probe.history import History
-from introspection_probe.records import RunInfo
+from introspection_probe.records import Behavior, Explanation, RunInfo
 print("ready", flush=True)
 sys.stdin.readline()
 with History.open(sys.argv[1]) as history:
@@ -312,3 +312,42 @@ def test_in_memory_histories_work_for_tests() -> None:
         assert make_url(resolve_url(":memory:")).database is None
         history.start_run(RunInfo("u", "n", "m", ("t",)))
         assert history.find_run(None).uid == "u"
+
+
+def test_a_history_of_the_first_schema_keeps_its_rounds(db: str) -> None:
+    """As a program of that time wrote it: by its own tables."""
+    database = Database(db, must_exist=False)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+
+    def as_it_was(connection: Connection) -> None:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        moment = "'2026-01-01 00:00:00'"
+        for statement in (
+            "INSERT INTO run (id, uid, name, model, tasks, kind, status, step, config, started_at, resumed_at, "
+            f"updated_at) VALUES (1, 'u', 'old', 'm', '[]', 'train', 'finished', 5, '{{}}', {moment}, {moment}, "
+            f"{moment})",
+            "INSERT INTO round (id, run_id, step, started_at, duration_s, tokens, generated, path) "
+            f"VALUES (1, 1, 5, {moment}, 1.5, 90, 0, 'packed')",
+            *(f"INSERT INTO text (id, digest, value) VALUES ({i}, {blob(db, i)}, '{v}')"
+              for i, v in enumerate(("x-1", "B", "A", "The response would change to <A>"), 1)),
+            "INSERT INTO rollout (round_id, position, example_id, included_id, ablated_id, predicted_text_id, "
+            "predicted_changed, predicted_content_id) VALUES (1, 0, 1, 2, 3, 4, TRUE, 3)",
+        ):  # fmt: skip
+            connection.execute(text(statement))
+
+    database.write(as_it_was)
+    database.close()
+    with History.open(db, must_exist=True) as history:
+        [stored] = history.rounds(1)
+        assert (stored.step, stored.tokens, stored.unjudged) == (5, 90, 0)
+        [rollout] = history.rollouts(1, 5)
+        assert (rollout.example_id, rollout.behavior, rollout.responses) == ("x-1", Behavior("B", "A"), None)
+        assert rollout.predicted == Explanation(True, "A")
+
+
+def blob(db: str, number: int) -> str:
+    """A digest as the database writes it."""
+    digits = f"{number:032x}"
+    return f"'\\x{digits}'" if db.startswith("postgresql") else f"X'{digits}'"

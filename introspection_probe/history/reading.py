@@ -17,7 +17,7 @@ from introspection_probe.history.database import NotThereError
 from introspection_probe.history.rows import AlertRow, ExampleRow, RunRow, ScoredRound
 from introspection_probe.history.texts import chunks, values_of
 from introspection_probe.history.values import NAME_LIMIT, storable
-from introspection_probe.records import Behavior, Explanation, Rollout
+from introspection_probe.records import Behavior, Explanation, Responses, Rollout
 
 _ID = re.compile(r"[0-9]{1,10}")
 _LARGEST_ID = 2**31 - 1  # PostgreSQL's INTEGER
@@ -105,6 +105,7 @@ def rounds(connection: Connection, run_id: int, since_step: int | None = None) -
             tokens=row["tokens"],
             generated=row["generated"],
             path=row["path"],
+            unjudged=row["unjudged"],
             scores={task["task"]: round_scores(task, targets[row["id"], task["task"]]) for task in tasks[row["id"]]},
         )
         for row in _rows(connection, query)
@@ -126,7 +127,13 @@ def rollouts(connection: Connection, run_id: int, step: int, task: str | None = 
     rows = _rows(connection, query.order_by(s.rollout.c.position))
     value = values_of(connection, _text_ids(rows))
     return [
-        Rollout(value[row["example_id"]], _behavior(row, value), value[row["predicted_text_id"]], _said(row, value))
+        Rollout(
+            value[row["example_id"]],
+            _behavior(row, value),
+            value[row["predicted_text_id"]],
+            _said(row, value),
+            _responses(row, value),
+        )
         for row in rows
     ]
 
@@ -183,6 +190,10 @@ def _example(row: Row, probe: Row | None, value: dict[int, str], task: str | Non
         behavior=_behavior(row, value),
         predicted_text=value[row["predicted_text_id"]],
         predicted=_said(row, value),
+        m0_responses=None
+        if probe is None or probe["included_response"] is None
+        else Responses(probe["included_response"], probe["ablated_response"]),
+        responses=_responses(row, value),
     )
 
 
@@ -192,7 +203,10 @@ def _rollouts(connection: Connection, run_id: int, step: int, task: str | None) 
     round_id = connection.scalar(select(s.round_.c.id).where(here))
     if round_id is None:
         return None
-    query = select(s.rollout).where(s.rollout.c.round_id == round_id)
+    w, r = s.response.c, s.rollout.c
+    same = (w.round_id == r.round_id) & (w.position == r.position)
+    columns = (s.rollout, w.included_id.label("included_response_id"), w.ablated_id.label("ablated_response_id"))
+    query = select(*columns).select_from(s.rollout.outerjoin(s.response, same)).where(r.round_id == round_id)
     if task is None:
         return query
     measured = set(connection.scalars(select(s.round_task.c.task).where(s.round_task.c.round_id == round_id)))
@@ -219,12 +233,26 @@ def _probes(connection: Connection, run_id: int, example_ids: Sequence[int]) -> 
 
 
 def _text_ids(rows: Sequence[Row]) -> set[int]:
-    columns = ("example_id", "included_id", "ablated_id", "predicted_text_id", "predicted_content_id")
+    columns = (
+        "example_id",
+        "included_id",
+        "ablated_id",
+        "predicted_text_id",
+        "predicted_content_id",
+        "included_response_id",
+        "ablated_response_id",
+    )
     return {row[column] for row in rows for column in columns if row[column] is not None}
 
 
 def _behavior(row: Row, value: dict[int, str]) -> Behavior:
     return Behavior(value[row["included_id"]], value[row["ablated_id"]])
+
+
+def _responses(row: Row, value: dict[int, str]) -> Responses | None:
+    if row["included_response_id"] is None:
+        return None
+    return Responses(value[row["included_response_id"]], value[row["ablated_response_id"]])
 
 
 def _said(row: Row, value: dict[int, str]) -> Explanation | None:

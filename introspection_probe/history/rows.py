@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from introspection_probe.records import Behavior, Explanation, RunStatus
+from introspection_probe.records import Behavior, Explanation, Responses, RunStatus
 from introspection_probe.scoring.counts import RoundScores
 
 
@@ -49,6 +49,7 @@ class ScoredRound:
         scores: by task.
         duration_s: wall-clock seconds.
         tokens, generated, path: as in :class:`~introspection_probe.records.Round`.
+        unjudged: examples that are in no score, since no verdict on their answers could be had.
     """
 
     step: int
@@ -58,6 +59,7 @@ class ScoredRound:
     generated: int
     path: Literal["packed", "flat", "endpoint"]
     scores: Mapping[str, RoundScores]
+    unjudged: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class ExampleRow:
         behavior: what the model answered in this round.
         predicted_text: what it said when asked ``q``.
         predicted: that text parsed, None where it cannot be.
+        m0_responses, responses: what the starting model and the model of this round wrote, where answers are free.
     """
 
     example_id: str
@@ -84,6 +87,8 @@ class ExampleRow:
     behavior: Behavior
     predicted_text: str
     predicted: Explanation | None
+    m0_responses: Responses | None = None
+    responses: Responses | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from sqlalchemy import (
 
 from introspection_probe.history.values import UTCDateTime
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """Every schema version this program knows, oldest first; the last is the one it reads and writes."""
 
 VERSION_TABLE = "iprobe_schema_version"
@@ -104,6 +104,8 @@ probe_example = Table(
     Column("options", JSON, nullable=False),
     Column("included", Text, nullable=False),
     Column("ablated", Text, nullable=False),
+    Column("included_response", Text),
+    Column("ablated_response", Text),
     sqlite_with_rowid=False,
 )
 
@@ -118,6 +120,7 @@ round_ = Table(
     Column("tokens", BigInteger, nullable=False),
     Column("generated", Integer, nullable=False),
     Column("path", String(16), nullable=False),
+    Column("unjudged", Integer, nullable=False, server_default="0"),
     UniqueConstraint("run_id", "step"),
 )
 
@@ -188,6 +191,16 @@ rollout = Table(
     Column("predicted_text_id", Integer, ForeignKey("text.id"), nullable=False),
     Column("predicted_changed", Boolean),
     Column("predicted_content_id", Integer, ForeignKey("text.id")),
+    sqlite_with_rowid=False,
+)
+
+response = Table(
+    "response",
+    metadata,
+    Column("round_id", Integer, ForeignKey("round.id", ondelete="CASCADE"), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("included_id", Integer, ForeignKey("text.id"), nullable=False),
+    Column("ablated_id", Integer, ForeignKey("text.id"), nullable=False),
     sqlite_with_rowid=False,
 )
 

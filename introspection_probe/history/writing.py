@@ -89,6 +89,8 @@ def _example_row(set_id: int, example_id: int, probe: Probe) -> dict[str, Any]:
         "options": list(example.options),
         "included": storable(probe.behavior.included),
         "ablated": storable(probe.behavior.ablated),
+        "included_response": None if probe.responses is None else storable(probe.responses.included),
+        "ablated_response": None if probe.responses is None else storable(probe.responses.ablated),
     }
 
 
@@ -131,6 +133,7 @@ def record_round(
         "tokens": round_.tokens,
         "generated": round_.generated,
         "path": round_.path,
+        "unjudged": len(round_.unjudged),
     }
     round_id = _inserted(connection, insert(s.round_).values(**values))
     for task, task_scores in scores.items():
@@ -153,6 +156,7 @@ def _insert_rollouts(connection: Connection, texts: Texts, round_id: int, round_
                 r.behavior.ablated,
                 r.predicted_text,
                 *(() if r.predicted is None else (r.predicted.content,)),
+                *(() if r.responses is None else (r.responses.included, r.responses.ablated)),
             )
         ),
     )
@@ -170,6 +174,18 @@ def _insert_rollouts(connection: Connection, texts: Texts, round_id: int, round_
         for position, r in enumerate(round_.rollouts)
     ]
     connection.execute(insert(s.rollout), rows)
+    written = [
+        {
+            "round_id": round_id,
+            "position": position,
+            "included_id": ids[r.responses.included],
+            "ablated_id": ids[r.responses.ablated],
+        }
+        for position, r in enumerate(round_.rollouts)
+        if r.responses is not None
+    ]
+    if written:
+        connection.execute(insert(s.response), written)
 
 
 def update_run(
