@@ -134,9 +134,7 @@ def _lines(comparison: Comparison) -> Iterator[str]:
             shown = f"{markdown_code(run.name, _NAME)}, {markdown_code(run.model, _NAME)}"
             yield f"- {name}: {shown}, {markdown_text(side_words(run, step))}"
         yield ""
-        yield from markdown_table(
-            ["", *TITLES], [[row.label, *(markdown_text(cell) for cell in row.cells())] for row in rows(one.found)]
-        )
+        yield from markdown_table(["", *TITLES], [[row.label, *row.cells()] for row in rows(one.found)])
         yield ""
         yield f"**{markdown_text(one.telling.sentence)}** {markdown_text(' '.join(sentences(one)))}"
 

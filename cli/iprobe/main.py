@@ -19,7 +19,7 @@ from introspection_probe.errors import IntrospectionError
 from iprobe.console import note
 from iprobe.text import safe_text
 
-COMMANDS = ("demo", "build", "probe", "follow", "report", "compare", "runs", "serve", "integrations")
+COMMANDS = ("demo", "build", "probe", "follow", "report", "compare", "watch", "runs", "serve", "integrations")
 """In the order of the help."""
 
 # Modules of the `train` extra. A command that needs one of them imports it when it runs.

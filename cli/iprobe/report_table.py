@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from rich.cells import cell_len
@@ -22,13 +22,16 @@ _GAP = 2
 # From this width on a line of prose is hard to follow with the eye.
 _PROSE = 100
 
+VERDICT_STYLES: Mapping[str, str] = {"coupled": "bold green", "coupling_lost": "bold red"}
+"""By kind; every other is bold yellow."""
+
 
 def render(summary: Summary, console: Console) -> RenderableType:
     """The whole report for this console's width."""
     width = console.width
     parts: list[RenderableType] = [_header(summary, width)]
     if summary.rows:
-        parts += ["", _table(summary, width), "", *_verdict(summary, width)]
+        parts += ["", table(summary, width), "", *_verdict(summary, width)]
     else:
         parts += ["", Text("No round was taken yet: the first one appears here as soon as it is stored.")]
     for alert in summary.active_alerts:
@@ -117,11 +120,12 @@ _LAYOUTS = (
 )
 
 
-def _table(summary: Summary, width: int) -> Table:
+def table(summary: Summary, width: int) -> Table:
+    """The summary's rows, with the columns that fit; it has at least one row."""
     columns = _fitting(summary, width)
-    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="dim", collapse_padding=True)
+    grid = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="dim", collapse_padding=True)
     for column in columns:
-        table.add_column(
+        grid.add_column(
             column.title,
             justify="left" if column.left else "right",
             style=column.style,
@@ -131,9 +135,9 @@ def _table(summary: Summary, width: int) -> Table:
     groups = [row.measure.group for row in summary.rows]
     for index, group in enumerate(groups):
         if index and group != groups[index - 1]:
-            table.add_row()
-        table.add_row(*(Text(column.cells[index]) for column in columns))
-    return table
+            grid.add_row()
+        grid.add_row(*(Text(column.cells[index]) for column in columns))
+    return grid
 
 
 def _fitting(summary: Summary, width: int) -> list[_Column]:
@@ -181,7 +185,7 @@ def _columns(summary: Summary, layout: _Layout) -> list[_Column]:
 def _verdict(summary: Summary, width: int) -> Iterator[RenderableType]:
     if summary.verdict is None:
         return
-    style = {"coupled": "bold green", "coupling_lost": "bold red"}.get(summary.verdict.kind, "bold yellow")
+    style = VERDICT_STYLES.get(summary.verdict.kind, "bold yellow")
     yield prose(Text(safe_text(summary.verdict.headline), style=style), width)
     for sentence in (summary.verdict.reason, *summary.verdict.notes):
         yield prose(Text(safe_text(sentence)), width)

@@ -39,7 +39,7 @@ def sign_flip_p(total: int, ones: int, twos: int = 0) -> float:
     chances = _binomials(twos)
     ways = sum(chances[positive] * tails[least] for positive, least in needed.items())
     # The mirror image is as likely, and the two do not overlap, as the total is not 0.
-    return 2 * ways / 2 ** (ones + twos)
+    return 2 * ways / (1 << (ones + twos))
 
 
 def _binomials(n: int) -> list[int]:
