@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
 from typing import Any
 
 from introspection_probe.asking import Question
@@ -18,8 +17,7 @@ from introspection_probe.scoring.quoting import quoted
 from introspection_probe.tasks.base import PromptStyle
 from introspection_probe.tokens import template_hash
 
-# Far apart in every part of a date, so that whatever of it a template writes is written differently.
-_DATES = (datetime(2001, 2, 3, 4, 5, 6), datetime(2032, 11, 29, 17, 38, 49))
+_YEARS = ("2001", "2032")
 
 _OPENED = re.compile(r"<\|?(think|thinking|thought|reasoning)\|?>|\[THINK\]", re.IGNORECASE)
 _CLOSED = re.compile(r"</\|?(think|thinking|thought|reasoning)\|?>|<\|/(think|thinking)\|>|\[/THINK\]", re.IGNORECASE)
@@ -68,15 +66,15 @@ def _end_token(tokenizer: Any) -> Finding:
 
 
 def _date(tokenizer: Any, example: ProbeExample, style: PromptStyle) -> Finding:
-    """Render on two days. What a template is called with shadows its globals, so no clock has to be turned back."""
+    """Render in two years: a macro before the template shadows its clock, so none has to be turned back."""
+    template = tokenizer.get_chat_template()
 
-    def on(moment: datetime) -> Rendered:
-        clock: Callable[[str], str] = moment.strftime
-        return render(
-            tokenizer, example, replace(style, template_kwargs={**style.template_kwargs, "strftime_now": clock})
-        )
+    def in_year(year: str) -> Rendered:
+        clock = "{%- macro strftime_now(format) -%}" + year + "{%- endmacro -%}"
+        arguments = {**style.template_kwargs, "chat_template": clock + template}
+        return render(tokenizer, example, replace(style, template_kwargs=arguments))
 
-    one, other = (on(moment) for moment in _DATES)
+    one, other = (in_year(year) for year in _YEARS)
     pairs = zip(_texts(one), _texts(other), strict=True)
     moved = sum(first != second for first, second in pairs)
     if not moved:
