@@ -22,6 +22,9 @@ from iprobe.text import safe_text
 COMMANDS = ("demo", "build", "probe", "follow", "report", "compare", "watch", "runs", "serve", "integrations")
 """In the order of the help."""
 
+# Over before there is garbage worth looking for.
+_BRIEF = {"report", "compare", "runs"}
+
 # Modules of the `train` extra. A command that needs one of them imports it when it runs.
 _TRAINING_MODULES = {"torch", "transformers", "accelerate", "datasets", "peft", "trl"}
 
@@ -34,6 +37,8 @@ class _Commands(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name in COMMANDS:
+            if cmd_name not in _BRIEF:
+                gc.enable()
             return _command(cmd_name)
         if cmd_name.startswith("-") or ctx.resilient_parsing:
             return None  # an unknown option, or the shell asking for completions
@@ -83,6 +88,7 @@ def main() -> None:
     """Run the program; the console script. Never returns normally: it exits with the code (Ctrl-C: typer's 130)."""
     # Importing makes many objects and no garbage: looking for some costs a tenth of a reading command's time.
     gc.set_threshold(20_000)
+    gc.disable()
     try:
         app(prog_name="iprobe")
     except IntrospectionError as error:
@@ -94,6 +100,8 @@ def main() -> None:
         _fail(
             f"this command needs the training extras ({missing} is missing): pip install 'introspection-probe[train]'"
         )
+    finally:
+        gc.enable()
 
 
 def _fail(sentence: str) -> None:
