@@ -19,7 +19,19 @@ from introspection_probe.errors import IntrospectionError
 from iprobe.console import note
 from iprobe.text import safe_text
 
-COMMANDS = ("demo", "build", "probe", "follow", "report", "compare", "watch", "runs", "serve", "integrations")
+COMMANDS = (
+    "demo",
+    "build",
+    "doctor",
+    "probe",
+    "follow",
+    "report",
+    "compare",
+    "watch",
+    "runs",
+    "serve",
+    "integrations",
+)
 """In the order of the help."""
 
 # Over before there is garbage worth looking for.
