@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -67,25 +68,39 @@ def judge_all(
         IntrospectionError: no verdict on :data:`GIVE_UP_AFTER` pairs in a row: the judge is out of reach, and those
             that are left would only be waited for.
     """
+    lock = threading.Lock()
+    failures: list[IntrospectionError] = []  # since the last verdict, in the order in which they happened
+    first: list[str] = []
+
+    def ask(pair: tuple[str, str]) -> Verdict | None:
+        with lock:
+            if len(failures) >= GIVE_UP_AFTER:
+                return None
+        try:
+            verdict = judge.judge(*pair)
+        except IntrospectionError as error:
+            with lock:
+                failures.append(error)
+                first.append(str(error))
+            return None
+        with lock:
+            if len(failures) < GIVE_UP_AFTER:
+                failures.clear()
+        return verdict
+
     verdicts: list[Verdict | None] = []
-    problem, in_a_row = "", 0
     with ThreadPoolExecutor(max_workers=max(judge.parallel, 1)) as pool:
-        waiting = [pool.submit(judge.judge, prompt, completion) for prompt, completion in pairs]
+        waiting = [pool.submit(ask, pair) for pair in pairs]
         try:
             for future in waiting:
-                try:
-                    verdicts.append(future.result())
-                    in_a_row = 0
-                except IntrospectionError as error:
-                    verdicts.append(None)
-                    problem, in_a_row = problem or str(error), in_a_row + 1
-                    if in_a_row >= GIVE_UP_AFTER:
-                        raise IntrospectionError(
-                            f"the judge {judge.name!r} gave no verdict {in_a_row} times in a row: {error}"
-                        ) from error
+                verdicts.append(future.result())
                 if progress is not None:
                     progress(1)
         finally:
             for future in waiting:
                 future.cancel()
-    return Judged(tuple(verdicts), problem)
+    if len(failures) >= GIVE_UP_AFTER:
+        raise IntrospectionError(
+            f"the judge {judge.name!r} gave no verdict {GIVE_UP_AFTER} times in a row: {failures[-1]}"
+        ) from failures[-1]
+    return Judged(tuple(verdicts), first[0] if first else "")
