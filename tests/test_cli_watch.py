@@ -156,7 +156,9 @@ def test_ctrl_c_ends_it_cleanly_and_leaves_the_terminal_as_it_was(db: Path, writ
             assert text in re.sub(r"\x1b\[[0-9;]*m", "", terminal.shown)
         assert "Traceback" not in terminal.shown
         assert "Aborted" not in terminal.shown
-        assert re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.shown).endswith("\n"), "the prompt comes on a line of its own"
+        assert re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.shown).endswith("\n"), (
+            "the prompt comes on a line of its own"
+        )
 
 
 def test_ctrl_c_while_waiting_is_clean_too(db: Path) -> None:
