@@ -354,6 +354,11 @@ def test_a_pinned_baseline_is_what_the_first_round_is_already_judged_against():
     assert alert.step == 0
     assert f"from {pinned.scores.self_scores.exact_match:.2f} at step 500 of run 'night\\x1b[2J' to" in alert.summary
     assert "most of it before this run's first round" in alert.summary
+    monitor = Monitor("letters", baseline=pinned)
+    for step in (0, 100, 200):
+        monitor.look(fading(step, 0.5))
+    # Between two runs nothing happened at a step.
+    assert monitor.change_points() == []
 
 
 def test_a_fall_within_a_run_is_placed_there_although_the_baseline_is_pinned():

@@ -6,6 +6,7 @@ import gc
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from runs import sft, small_probe_set
 from transformers import TrainerCallback
 
 from introspection_probe import IntrospectionCallback
+from introspection_probe.errors import IntrospectionError
 from introspection_probe.history import History
 
 PROGRAM = """
@@ -44,6 +46,17 @@ except RuntimeError:
 def statuses(db: Path) -> list[str]:
     with History.open(str(db), must_exist=True) as history:
         return [run.status for run in history.runs()]
+
+
+def wait_for(db: Path, expected: list[str]) -> None:
+    """Until another thread has written it; the history itself is made by that thread, too."""
+    deadline = time.monotonic() + 30
+    found: list[str] = []
+    while found != expected:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.1)
+        with suppress(IntrospectionError):
+            found = statuses(db)
 
 
 class Breaks(TrainerCallback):
@@ -88,10 +101,7 @@ def test_a_dropped_trainer_has_failed_and_a_host_that_goes_on_is_not_disturbed(t
         attempt(4, Breaks())
     del broke  # its traceback holds the trainer
     gc.collect()
-    deadline = time.monotonic() + 30
-    while statuses(tmp_path / "h.db") != ["failed"]:
-        assert time.monotonic() < deadline, statuses(tmp_path / "h.db")
-        time.sleep(0.1)
+    wait_for(tmp_path / "h.db", ["failed"])
     attempt(2)
     assert statuses(tmp_path / "h.db") == ["finished", "failed"]
 
