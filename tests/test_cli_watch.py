@@ -347,7 +347,7 @@ def test_the_run_stays_the_same_when_a_later_one_begins(db: Path, write: Callabl
     write(name="again", seed=1)
     look = watched.look()
     assert look.summary is not None
-    assert look.summary.run.id == first
+    assert (look.summary.run.id, look.trouble) == (first, None)
 
 
 def test_a_history_that_vanishes_is_trouble_and_not_the_end(db: Path, write: Callable[..., int]) -> None:
