@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from iprobe.checks import Checked
     from iprobe.summary import Summary
 
-_EXAMPLES = 3
+_EXAMPLES, _EXAMPLES_ON_A_PAGE = 3, 10
 
 
 def report(
@@ -90,11 +91,14 @@ def report(
         _refuse_without_check([option for option, value in asked.items() if value is not None])
     checked: list[Checked] | None = None
     with History.open(db, must_exist=True) as history:
-        summary = summarize(history, run, task, _EXAMPLES if examples is None else examples, db)
+        shown = _EXAMPLES if examples is None else examples
+        fetched = _EXAMPLES_ON_A_PAGE if examples is None and html is not None else shown
+        summary = summarize(history, run, task, fetched, db)
         if html is not None:
             from iprobe.report_html import write_page
 
-            write_page(history, summary, html, only=task, examples=examples)
+            write_page(history, summary, html, examples=fetched, all_tasks=task is None)
+            summary = replace(summary, examples=summary.examples[:shown])
         if check:
             from iprobe.checks import Thresholds, run_checks
 

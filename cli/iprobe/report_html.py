@@ -26,23 +26,21 @@ from iprobe.summary import Summary, summarize
 from iprobe.text import safe_end, safe_text
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_EXAMPLES = 10
 
 
-def write_page(history: History, summary: Summary, path: Path, *, only: str | None, examples: int | None) -> None:
+def write_page(history: History, summary: Summary, path: Path, *, examples: int, all_tasks: bool) -> None:
     """Write the report of the summary's run to ``path``.
 
     Args:
-        summary: of any of the run's tasks.
-        only: the one task to show; all of them by default.
-        examples: how many examples a task shows at most; ten by default.
+        summary: of one of the run's tasks, with the examples to show.
+        examples: how many examples each further task shows at most.
+        all_tasks: show the run's other tasks, too.
 
     Raises:
         IntrospectionError: the file cannot be written.
     """
-    limit = _EXAMPLES if examples is None else examples
-    tasks = summary.tasks if only is None else (only,)
-    summaries = [summarize(history, str(summary.run.id), task, limit, summary.db) for task in tasks or (None,)]
+    others = summary.other_tasks if all_tasks else ()
+    summaries = [summary, *(summarize(history, str(summary.run.id), name, examples, summary.db) for name in others)]
     views = [_view(history, f"t{number}", one) for number, one in enumerate(summaries, start=1)]
     page = to_html(summary.run, views, summary.now)
     try:
