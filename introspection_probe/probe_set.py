@@ -115,12 +115,15 @@ class ProbeSet:
         """The probes of one side, in the order of the set."""
         return tuple(probe for probe in self.probes if probe.split == name)
 
-    def with_labels(self, name: str, labels: Mapping[str, Explanation]) -> ProbeSet:
+    def with_labels(
+        self, name: str, labels: Mapping[str, Explanation], *, origin: Mapping[str, Any] | None = None
+    ) -> ProbeSet:
         """The same set with one label set more, for supervision that comes from another model than M0.
 
         Args:
             name: lower-case letters, digits, ``_ . -``; not ``orig`` or ``self``.
             labels: an explanation for each example, by example id.
+            origin: where they come from, JSON-able; kept in the manifest's ``build`` under ``labels``, for people.
 
         Raises:
             IntrospectionError: name taken or odd, an example without label, an answer outside the answer set.
@@ -147,7 +150,10 @@ class ProbeSet:
                     f"its answers {', '.join(probe.example.options)}"
                 )
             labelled.append(replace(probe, labels={**probe.labels, name: label}))
-        return ProbeSet(_sealed(self.manifest, labelled), tuple(labelled))
+        build = dict(self.manifest.build)
+        if origin is not None:
+            build["labels"] = {**build.get("labels", {}), name: json.loads(json.dumps(origin))}
+        return ProbeSet(_sealed(replace(self.manifest, build=build), labelled), tuple(labelled))
 
     def check_tokenizer(self, tokenizer: Any) -> None:
         """Refuse a tokenizer that would read the prompts or the answers otherwise than the set was built for.

@@ -120,11 +120,11 @@ def choose(
             if question.tokens > limit:
                 too_long += 1
                 continue
-            if (key := _identity(example)) in seen:
+            if (key := identity_of(example)) in seen:
                 duplicates += 1
                 continue
             seen.add(key)
-            group = groups.setdefault(_words(example.ablated), example.group)
+            group = groups.setdefault(words_of(example.ablated), example.group)
             if group != example.group:
                 joined += 1
                 example = replace(example, group=group)
@@ -209,7 +209,7 @@ def _in_turn(
         yield from (row for row in turn if row is not None)
 
 
-def _identity(example: ProbeExample) -> bytes:
+def identity_of(example: ProbeExample) -> bytes:
     """The same for two examples that differ in case, white space or Unicode form at most."""
     texts = [_folded(message["content"]) for messages in (example.included, example.ablated) for message in messages]
     return hashlib.sha256("\x00".join((*texts, *example.options)).encode(errors="surrogatepass")).digest()
@@ -219,7 +219,7 @@ def _folded(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def _words(messages: Sequence[Message]) -> bytes:
+def words_of(messages: Sequence[Message]) -> bytes:
     """The same for two questions of the same words."""
     texts = [message["content"] for message in messages]
     words = [normalized(text) or text for text in texts]

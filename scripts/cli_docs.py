@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from iprobe.main import COMMANDS
+import typer
+
+from iprobe.main import COMMANDS, app
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
 
@@ -21,8 +23,17 @@ def help_text(*command: str) -> str:
     ).stdout.rstrip()
 
 
+def commands() -> list[str]:
+    """Every command, with those that a command has of its own: ``probes``, ``probes show``."""
+    found = [""]
+    for name in COMMANDS:
+        command = typer.main.get_command(app).get_command(None, name)
+        found += [name, *(f"{name} {own}" for own in getattr(command, "commands", ()))]
+    return found
+
+
 def updated(document: str) -> str:
-    for command in ("", *COMMANDS):
+    for command in commands():
         marker = f"<!-- help {command} -->" if command else "<!-- help -->"
         block = f"{marker}\n```text\n{help_text(*command.split())}\n```\n<!-- /help -->"
         if marker not in document:

@@ -146,9 +146,15 @@ def test_a_round_of_judged_and_of_plain_examples_is_each_as_alone(path: Any) -> 
     assert together.rollouts[::2] == tuple(plainly(model, probe) for probe in probes)
     assert {rollout.responses for rollout in together.rollouts[1::2]} == {None}
     assert together.unjudged == ()
-    assert together.generated >= len(probes)
-    least = sum(len(p.included) + len(p.ablated) + len(p.question) for p in plain)
-    assert together.tokens > least * 0.8
+    rounds = [Prober(refusing_tokenizer(), some, path=path).measure(model, step=3) for some in (free, plain)]
+    assert together.generated == len(free) + rounds[1].generated
+    assert together.tokens == sum(taken.tokens for taken in rounds)
+    wrote = sum(
+        len(prompt) + len(written(model, text, CAP))
+        for encoded, probe in zip(free, probes, strict=True)
+        for prompt, text in ((encoded.included, probe.rendered.included), (encoded.ablated, probe.rendered.ablated))
+    )
+    assert rounds[0].tokens > wrote
 
 
 def test_a_run_of_a_judged_task_is_trained_measured_kept_and_reported(
@@ -190,6 +196,17 @@ def test_a_run_of_a_judged_task_is_trained_measured_kept_and_reported(
     report = json.loads(program("report", "refusing", "--db", str(tmp_path / "h.db"), "--format", "json").out)
     assert report["task"] == "refusal"
     assert report["rounds"][-1]["n"] == len(probes)
+    assert report["rounds"][-1]["unjudged"] == 0
+    by_example = {rollout.example_id: rollout for rollout in now}
+    for example in report["examples"]:
+        said, m0 = by_example[example["id"]].responses, by_id[example["id"]]
+        assert example["responses"] == {"included": said.included, "ablated": said.ablated}
+        assert example["m0_responses"] == {"included": m0.included, "ablated": m0.ablated}
+    assert report["examples"]
+    for shape in ("table", "markdown"):
+        shown_as = program("report", "refusing", "--db", str(tmp_path / "h.db"), "--format", shape, width=200).out
+        assert "wrote" in shown_as
+        assert by_example[report["examples"][0]["id"]].responses.ablated[:30] in shown_as
     assert report["rounds"][-1]["behavior"]["both"] == rounds[-1].scores["refusal"].behavior.both
 
 
@@ -293,7 +310,9 @@ def test_iprobe_builds_and_measures_a_judged_task(program: Program, tmp_path: Pa
         assert history.rollouts(local.id, 4) == history.rollouts(remote.id, 5) == expected
 
 
-def test_where_the_judge_gives_no_verdict_nothing_is_known_and_nothing_is_guessed(judging: JudgingServer) -> None:
+def test_where_the_judge_gives_no_verdict_nothing_is_known_and_nothing_is_guessed(
+    judging: JudgingServer, caplog: pytest.LogCaptureFixture
+) -> None:
     name = f"endpoint:m@{judging.url}"
     task = refusal_task(judge=name)
     judging.silent_on = "kite?"  # one thing of twenty
@@ -313,6 +332,7 @@ def test_where_the_judge_gives_no_verdict_nothing_is_known_and_nothing_is_guesse
     judging.forget()
     prober = Prober(refusing_tokenizer(), encode_set(refusing_tokenizer(), probe_set, probes))
     taken = prober.measure(refusing_model(), step=1)
+    assert f"gave no verdict on {things.count(few)} of {len(probes)} examples, which are not measured" in caplog.text
     missing = [p.example.id for p, thing in zip(probes, things, strict=True) if thing == few]
     assert list(taken.unjudged) == missing != []
     assert [rollout.example_id for rollout in taken.rollouts] == [p.example.id for p in taken.measured(probes)]

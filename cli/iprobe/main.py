@@ -1,7 +1,7 @@
 """The `iprobe` program: which commands there are, and what its errors look like.
 
-A command is a module of this package with a function of the same name, imported only when it is called for: so
-`iprobe report` starts without what `iprobe build` needs.
+A command is a module of this package with a function (or a group of them) of the same name, imported only when it is
+called for: so `iprobe report` starts without what `iprobe build` needs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from iprobe.text import safe_text
 COMMANDS = (
     "demo",
     "build",
+    "probes",
     "doctor",
     "probe",
     "follow",
@@ -63,6 +64,8 @@ class _Commands(TyperGroup):
 
 def _command(name: str) -> Any:
     function = getattr(import_module(f"iprobe.{name}"), name)
+    if isinstance(function, typer.Typer):  # a command of several, such as `iprobe probes show`
+        return typer.main.get_command(function)
     single = typer.Typer(add_completion=False, rich_markup_mode=None)
     single.command(name)(function)
     return typer.main.get_command(single)

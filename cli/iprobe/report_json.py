@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from introspection_probe.history import AlertRow, ExampleRow, ScoredRound
-from introspection_probe.records import Behavior, Explanation
+from introspection_probe.records import Behavior, Explanation, Responses
 from introspection_probe.scoring import ExplanationScores, Interval, RoundScores, Verdict, paired_difference, wilson
 from introspection_probe.scoring.drift import ChangePoint
 from iprobe.measures import Row
@@ -102,6 +102,7 @@ def _round(scored: ScoredRound, scores: RoundScores) -> dict[str, Any]:
         "duration_s": scored.duration_s,
         "tokens": scored.tokens,
         "generated": scored.generated,
+        "unjudged": scored.unjudged,
         "path": scored.path,
         "targets": {name: _target(target) for name, target in scores.targets.items()},
         "behavior": {"both": behavior.both, "included": behavior.included, "ablated": behavior.ablated},
@@ -149,11 +150,17 @@ def _example(example: ExampleRow) -> dict[str, Any]:
         "m0": _behavior(example.m0),
         "predicted_text": example.predicted_text,
         "predicted": _explanation(example.predicted),
+        "responses": _responses(example.responses),
+        "m0_responses": _responses(example.m0_responses),
     }
 
 
 def _behavior(behavior: Behavior | None) -> dict[str, str] | None:
     return None if behavior is None else {"included": behavior.included, "ablated": behavior.ablated}
+
+
+def _responses(responses: Responses | None) -> dict[str, str] | None:
+    return None if responses is None else {"included": responses.included, "ablated": responses.ablated}
 
 
 def _explanation(explanation: Explanation | None) -> dict[str, Any] | None:

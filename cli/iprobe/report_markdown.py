@@ -111,6 +111,9 @@ def _alert(alert: AlertRow) -> str:
 def _example(example: ExampleRow) -> Iterator[str]:
     yield f"- says {markdown_code(example.predicted_text, _TEXT)} ({markdown_text(says_note(example))})"
     yield f"  - does: {markdown_text(does_words(example.behavior))}"
+    if example.responses is not None:
+        yield f"  - wrote with the cue: {markdown_code(example.responses.included, _TEXT)}"
+        yield f"  - wrote without it: {markdown_code(example.responses.ablated, _TEXT)}"
     if example.cue is not None:
         yield f"  - cue: {markdown_code(example.cue, _TEXT)}"
     if example.prompt is not None:

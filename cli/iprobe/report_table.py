@@ -227,6 +227,9 @@ def _example(example: ExampleRow, width: int, *, underlines: bool) -> Renderable
     if cue and start < 0:
         grid.add_row("cue", Text(cue))
     grid.add_row("does", Text(does_words(example.behavior)))
+    if example.responses is not None:
+        grid.add_row("wrote", Text(f"“{safe_text(example.responses.included, room)}” with the cue"))
+        grid.add_row("", Text(f"“{safe_text(example.responses.ablated, room)}” without it"))
     says = Text(f"“{safe_text(example.predicted_text, room)}”")
     says.append(f"  {says_note(example)}", style="dim")
     grid.add_row("says", says)

@@ -47,6 +47,9 @@ def cost_words(summary: Summary) -> str:
     if not summary.rounds or summary.latest is None or summary.round_cost_s is None:
         return "none yet"
     words = f"{len(summary.rounds)} of {summary.latest.n} probes, {duration_text(summary.round_cost_s)} each"
+    unjudged = summary.rounds[-1].unjudged
+    if unjudged:
+        words += f", {unjudged} without a verdict in the latest"
     if summary.run.overhead is not None:
         words += f", {100 * summary.run.overhead:.1f}% of the run's time"
     return words

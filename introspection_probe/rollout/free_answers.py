@@ -34,6 +34,7 @@ def judge_written(
         texts = [str(tokenizer.decode(list(ids), skip_special_tokens=True)) for ids in (included, ablated)]
         responses = Responses(texts[0], texts[1], included, ablated)
         answers.append(FreeAnswer(free.judging, free.requests, responses))
+    # Only rank 0 knows what the judges have said.
     observed, problem = distributed.on_main(lambda: _attempt(lambda: panel.observe(answers)))
     if problem:
         raise IntrospectionError(problem)

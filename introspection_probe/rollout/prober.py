@@ -112,6 +112,7 @@ class Prober:
         judged = judge_written(self._panel, self._tokenizer, self.probes, written)
         observed = [judged.get(index) or _observed(self.probes[index], measured[index][0]) for index in every]
         check_round(self._panel, self.probes, observed)
+        unjudged = tuple(probe.id for probe, item in zip(self.probes, observed, strict=True) if item.behavior is None)
         rollouts, generated, tokens = [], 0, 0
         for probe, item, (answers, was_generated, computed) in zip(
             self.probes, observed, (measured[index] for index in every), strict=True
@@ -141,9 +142,7 @@ class Prober:
             + sum(len(_prompt(self.probes[i], variant)) + len(ids) for (i, variant), ids in written.items()),
             generated=generated,
             path="packed" if packed else "flat",
-            unjudged=tuple(
-                probe.id for probe, item in zip(self.probes, observed, strict=True) if item.behavior is None
-            ),
+            unjudged=unjudged,
         )
 
     def behaviors(self, model: nn.Module, *, progress: Progress | None = None) -> list[Observed]:

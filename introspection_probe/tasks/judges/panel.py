@@ -76,6 +76,16 @@ class Panel:
             for place, included, ablated in zip(places, judged.verdicts[::2], judged.verdicts[1::2], strict=True):
                 if included is not None and ablated is not None:
                     behaviors[place] = Behavior(included, ablated)
+            missing = sum(behaviors[place] is None for place in places)
+            if missing:
+                logger.warning(
+                    "introspection_probe: the judge %s gave no verdict on %d of %d examples, which are not measured: %s",
+                    name,
+                    missing,
+                    len(places),
+                    judged.problem,
+                )
+            _tell_usage(judge)
         return [Observed(behavior, answer.responses) for behavior, answer in zip(behaviors, answers, strict=True)]
 
     def _judge(self, judging: Judging) -> Judge:
@@ -92,6 +102,20 @@ class Panel:
             is_local = judging.judge.startswith(("classifier:", "llm:"))
             self._judges[judging.judge] = (_loaded if is_local else get_judge)(judging.judge)
         return self._judges[judging.judge]
+
+
+def _tell_usage(judge: Judge) -> None:
+    usage = getattr(judge, "usage", None)  # of those that cost something
+    if usage is not None:
+        logger.info(
+            "introspection_probe: the judge %s has answered %d requests so far (%d tokens read, %d written), and %d "
+            "verdicts were known",
+            judge.name,
+            usage.calls,
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            usage.cached,
+        )
 
 
 @lru_cache(maxsize=2)
