@@ -16,6 +16,7 @@ from introspection_probe.errors import IntrospectionError
 from introspection_probe.records import Behavior, Judging, Message, Observed, Responses
 from introspection_probe.tasks.judges import get_judge, judging_for
 from introspection_probe.tasks.judges.base import Judge, judge_all
+from introspection_probe.tasks.judges.endpoint import EndpointJudge
 
 logger = logging.getLogger("introspection_probe")
 
@@ -79,13 +80,15 @@ class Panel:
             missing = sum(behaviors[place] is None for place in places)
             if missing:
                 logger.warning(
-                    "introspection_probe: the judge %s gave no verdict on %d of %d examples, which are not measured: %s",
+                    "introspection_probe: the judge %s gave no verdict on %d of %d examples, which are not measured: "
+                    "%s",
                     name,
                     missing,
                     len(places),
                     judged.problem,
                 )
-            _tell_usage(judge)
+            if isinstance(judge, EndpointJudge):
+                _tell_usage(judge)
         return [Observed(behavior, answer.responses) for behavior, answer in zip(behaviors, answers, strict=True)]
 
     def _judge(self, judging: Judging) -> Judge:
@@ -104,18 +107,17 @@ class Panel:
         return self._judges[judging.judge]
 
 
-def _tell_usage(judge: Judge) -> None:
-    usage = getattr(judge, "usage", None)  # of those that cost something
-    if usage is not None:
-        logger.info(
-            "introspection_probe: the judge %s has answered %d requests so far (%d tokens read, %d written), and %d "
-            "verdicts were known",
-            judge.name,
-            usage.calls,
-            usage.prompt_tokens,
-            usage.completion_tokens,
-            usage.cached,
-        )
+def _tell_usage(judge: EndpointJudge) -> None:
+    usage = judge.usage
+    logger.info(
+        "introspection_probe: the judge %s has answered %d requests so far (%d tokens read, %d written), and %d "
+        "verdicts were known",
+        judge.name,
+        usage.calls,
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        usage.cached,
+    )
 
 
 @lru_cache(maxsize=2)
