@@ -10,6 +10,7 @@ from runs import small_probe_set
 
 from introspection_probe import ProbeSet
 from introspection_probe.history import History
+from introspection_probe.tasks import task_names
 from introspection_probe.tasks.jabberwocky import MODEL_PATH
 from iprobe.probe import checkpoint_step, run_identity
 
@@ -215,3 +216,50 @@ def test_the_help_of_both_commands_needs_no_torch() -> None:
         done = run_process(command, "--help", prelude="sys.modules['torch'] = None; sys.modules['transformers'] = None")
         assert done.code == 0, done.err
         assert "--model" in done.out
+
+
+def test_every_task_is_named_in_the_help_and_every_option_of_a_task_can_be_given(
+    program: Program, tmp_path: Path
+) -> None:
+    help_text = " ".join(program("build", "--help").out.split())
+    assert all(name in help_text for name in task_names())
+    where = ("--task", "jabberwocky", "--model", MODEL_PATH, "--out", tmp_path / "set", "--n", 20)
+    done = program("build", *where, "--task-option", "facts=test")
+    assert done.code == 0, done.err
+    built = ProbeSet.load(tmp_path / "set")
+    assert built.manifest.task_options == {"facts": "test"}
+    assert built.task == "jabberwocky-test"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--task-option", "shout=1"], "has no option 'shout': choose one of data, hint, opening,"),
+        (["--task-option", "shout"], "--task-option 'shout' is not NAME=JSON"),
+        (["--task-option", 'template_kwargs={"a"'], "the value begins like JSON and does not end like it"),
+        (["--task-option", "hint=a {option}", "--hint", "b {option}"], "the task's option 'hint' is given twice"),
+        (["--task-option", "hint=a", "--task-option", "hint=b"], "--task-option gives 'hint' twice"),
+        (["--task-option", "template_kwargs=5"], "task 'hint-mmlu' cannot use these options (template_kwargs=5)"),
+    ],
+)
+def test_a_wrong_task_option_is_one_sentence(
+    options: list[str], sentence: str, program: Program, tmp_path: Path
+) -> None:
+    done = program("build", "--task", "hint-mmlu", "--model", "/no/such", "--out", tmp_path / "set", *options)
+    assert (done.code, done.out) == (2, "")
+    assert sentence in done.err
+
+
+def test_malformed_rows_are_skipped_or_refused_as_the_user_chose(program: Program, tmp_path: Path) -> None:
+    rows = [{"question": f"{i}?", "choices": ["a", "b"]} for i in range(4)]
+    data = tmp_path / "questions.jsonl"
+    data.write_text("\n".join(map(json.dumps, [*rows, {"question": "\x1b[2J", "choices": ["a", "b"]}])))
+    usual = ("build", "--task", "hint-mmlu", "--model", MODEL_PATH, "--data", data, "--n", 4, "--style", "hint/paren")
+    refused = program(*usual, "--out", tmp_path / "refused", "--bad-rows", "refuse")
+    assert refused.code == 2
+    assert "row 5: the question contains the control character U+001B" in refused.err
+    assert "\x1b" not in refused.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["questions.jsonl"]
+    done = program(*usual, "--out", tmp_path / "skipped", "--bad-rows", "skip")
+    assert done.code == 0, done.err
+    assert len(ProbeSet.load(tmp_path / "skipped").probes) == 4
