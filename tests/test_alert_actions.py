@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from base64 import b64decode
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from queue import Queue
@@ -37,7 +38,8 @@ def receiver() -> Iterator[tuple[str, Queue[dict]]]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             self.send_response(500 if self.path.startswith("/broken") else 200)
             self.end_headers()
-            bodies.put({"type": self.headers["Content-Type"], **json.loads(body)})
+            asked = {"type": self.headers["Content-Type"], "authorization": self.headers["Authorization"]}
+            bodies.put({**asked, **json.loads(body)})
 
         def log_message(self, *args: object) -> None:
             pass
@@ -72,6 +74,23 @@ def test_a_webhook_that_fails_is_reported_without_its_secret(receiver, path):
     message = str(errors.get(timeout=10))
     assert "the webhook at 127.0.0.1 did not take the alert" in message
     assert "secret-token" not in message
+
+
+def test_a_user_and_a_password_in_the_url_go_into_the_header(receiver):
+    url, bodies = receiver
+    choose_actions(url.replace("//", "//bot:p%40ss@"), run="sft-7", on_error=no_error).run(raised(LOST), no_error)
+    scheme, _, credentials = bodies.get(timeout=10)["authorization"].partition(" ")
+    assert (scheme, b64decode(credentials)) == ("Basic", b"bot:p@ss")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["htps://hooks/secret-token", "https://bot:secret-token@[::1", "https://h/secret-token x", "http:secret-token/"],
+)
+def test_a_mistyped_webhook_is_refused_at_once_and_not_repeated(wrong):
+    with pytest.raises(IntrospectionError, match="on_alert is no http") as raised_error:
+        choose_actions(wrong, run="sft-7", on_error=no_error)
+    assert "secret-token" not in str(raised_error.value)
 
 
 def test_a_function_that_raises_does_not_keep_the_others_from_running():

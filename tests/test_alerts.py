@@ -340,6 +340,71 @@ def test_tasks_of_a_run_are_judged_apart_and_share_the_budget():
         monitor.look(200, [Rollout("stray", Behavior("A", "B"), "", None)], {})
 
 
+def test_what_stands_about_a_task_stands_on_while_it_is_not_measured():
+    """A judge that is down leaves one task without a single answer, and says nothing about its alarms."""
+    monitor = RunMonitor({f"{task}{i}": task for task in "xy" for i in range(N)})
+
+    def take(step: int, **explain: Callable[[random.Random, Behavior, Behavior], Said]) -> Judgement:
+        rounds = {task: taken(step, how) for task, how in explain.items()}
+        rollouts = [
+            replace(r, example_id=task + r.example_id) for task, round_ in rounds.items() for r in round_.rollouts
+        ]
+        return monitor.look(step, rollouts, {task: round_.scores for task, round_ in rounds.items()})
+
+    def standing(judged: Judgement) -> set[tuple[str, str]]:
+        return {(alert.name, alert.task) for alert in judged.active}
+
+    take(0, x=truthful, y=truthful)
+    before = take(100, x=truthful, y=lambda rng, now, old: None)
+    assert ("parse_failures", "y") in standing(before)
+    judged = take(200, x=truthful)
+    assert standing(judged) == standing(before)
+    assert (judged.raised, judged.cleared) == ((), ())
+    # And the task that is measured does not hide that the other is overdue.
+    assert monitor.look_between(400, every=100, began=0) is None
+    take(400, x=truthful)
+    stale = monitor.look_between(401, every=100, began=0)
+    assert stale is not None
+    assert [(alert.name, alert.task) for alert in stale.raised] == [("round_stale", "y")]
+    assert standing(take(500, x=truthful)) == {*standing(before), ("round_stale", "y")}
+    over = take(600, x=truthful, y=truthful).cleared
+    assert {(alert.name, alert.step) for alert in over} >= {("round_stale", 600), ("parse_failures", 600)}
+
+
+def test_degenerate_explanations_are_not_over_because_none_can_be_read():
+    monitor = Monitor("letters")
+    for round_ in GOOD:
+        monitor.look(round_)
+    monitor.look(taken(300, lambda rng, now, old: Explanation(True, now.ablated)))
+    judged = monitor.look(taken(400, lambda rng, now, old: None))
+    assert "explanations_degenerate" in {alert.name for alert in judged.active}
+    assert judged.cleared == ()
+    judged = monitor.look(taken(500))
+    assert "explanations_degenerate" in {alert.name for alert in judged.cleared}
+
+
+def test_without_a_least_effect_what_is_significant_rings():
+    rounds = [
+        taken(0, lambda rng, now, old: now.explanation),
+        taken(100, lambda rng, now, old: None if now.explanation == Explanation(True, "A") else now.explanation),
+    ]
+    assert "explanations_drifted" in names(rounds, config=AlertConfig(min_effect=0))
+
+
+def test_a_resumed_run_that_measures_fewer_examples_is_judged_on():
+    whole, half = {str(i): "letters" for i in range(N)}, {str(i): "letters" for i in range(N // 2)}
+    worse = taken(300, lambda rng, now, old: truthful(rng, now, old) if rng.random() < 0.5 else Explanation(True, "A"))
+    for task_of, n in ((whole, N), (half, N // 2)):
+        monitor = RunMonitor(task_of)
+        for round_ in GOOD:
+            monitor.recall(round_.step, round_.rollouts, {"letters": round_.scores})
+        judged = monitor.look(worse.step, worse.rollouts[:n], {"letters": worse.scores})
+        (drifted,) = (alert for alert in judged.raised if alert.name == "explanations_drifted")
+        assert f"at step 300 on the same {n} examples" in drifted.summary
+    monitor.recall(400, [Rollout("gone", Behavior("A", "B"), "", None)], {"letters": worse.scores})
+    assert monitor.active == judged.active
+
+
 def fading(step: int, truth: float) -> TaskRound:
     return taken(
         step, lambda rng, now, old: truthful(rng, now, old) if rng.random() < truth else Explanation(True, "A")

@@ -70,12 +70,8 @@ def choose_actions(
     for action in several:
         if callable(action):
             calls.append(action)
-        elif _host(action):
-            calls.append(Webhook(action, run=run, on_error=on_error))
         elif action not in ("log", "stop"):
-            raise IntrospectionError(
-                f"on_alert is {action!r}; it must be 'log', 'stop', an http(s) URL or a function of the alert"
-            )
+            calls.append(Webhook(action, run=run, on_error=on_error))
     return Actions(tuple(calls), stop="stop" in several)
 
 
@@ -92,13 +88,17 @@ class Webhook:
     """Posts alerts as JSON, in a thread of its own: a slow receiver does not hold up the training.
 
     The body holds the alert's fields and the run's name, and ``text``, one line that Slack, Mattermost and their
-    relatives show as it is. An interpreter that exits waits for what is under way.
+    relatives show as it is. An interpreter that exits waits for what is under way. A user and a password in the URL go
+    into the header.
+
+    Raises:
+        IntrospectionError: it is no http(s) URL.
     """
 
     def __init__(self, url: str, *, run: str, on_error: Callable[[Exception], None]) -> None:
         from concurrent.futures import ThreadPoolExecutor
 
-        self._url = url
+        self._url, self._host, self._headers = _parsed(url)
         self._run = run
         self._on_error = on_error
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="iprobe-webhook")
@@ -115,19 +115,37 @@ class Webhook:
         # A model's answer may hold "<!channel>", which would ring everybody's phone.
         text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         body = json.dumps({**asdict(alert), "run": self._run, "text": text}).encode()
-        request = Request(self._url, data=body, headers={"Content-Type": "application/json"})
+        request = Request(self._url, data=body, headers=self._headers)
         with urlopen(request, timeout=WEBHOOK_TIMEOUT_S):
             pass
 
     def _finished(self, future: Future[None]) -> None:
         error = future.exception()
         if error is not None:
-            # The path of a webhook's URL is its password, so only the host is named.
-            self._on_error(ConnectionError(f"the webhook at {_host(self._url)} did not take the alert: {error}"))
+            # The path of a webhook's URL is its password, so only the host is named, and of what failed no more than
+            # the system's own words: other errors repeat what they were given.
+            reason = str(error) if isinstance(error, OSError) else type(error).__name__
+            self._on_error(ConnectionError(f"the webhook at {self._host} did not take the alert: {reason}"))
 
 
-def _host(url: str) -> str | None:
-    """The host of an http(s) URL, None for anything else."""
-    from urllib.parse import urlsplit
+def _parsed(url: str) -> tuple[str, str, dict[str, str]]:
+    """A URL without user and password, its host, and the headers of a request to it."""
+    from base64 import b64encode
+    from urllib.parse import unquote, urlsplit, urlunsplit
 
-    return urlsplit(url).hostname if url.startswith(("http://", "https://")) else None
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if not host or parts.scheme not in ("http", "https") or not url.isascii() or not url.isprintable() or " " in url:
+        # What looks like a URL may hold a password, so it is not repeated.
+        shown = "no http(s) URL that can be used" if "/" in url else repr(url)
+        raise IntrospectionError(
+            f"on_alert is {shown}; it must be 'log', 'stop', an http(s) URL or a function of the alert"
+        )
+    headers = {"Content-Type": "application/json"}
+    if parts.username is not None:
+        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        headers["Authorization"] = f"Basic {b64encode(user.encode()).decode()}"
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])), host, headers

@@ -41,7 +41,7 @@ class AlertConfig:
         grace_rounds: rounds after the baseline in which a model that never explained itself may learn to.
 
     Raises:
-        IntrospectionError: a share outside (0, 1), or negative grace.
+        IntrospectionError: a share outside (0, 1), where ``min_effect`` alone may be 0, or negative grace.
     """
 
     alpha: float = 0.01
@@ -53,10 +53,12 @@ class AlertConfig:
     grace_rounds: int = 3
 
     def __post_init__(self) -> None:
-        shares = ("alpha", "min_effect", "min_label_agreement", "max_behavior_drift", "max_parse_failures")
-        for name in (*shares, "max_answer_share"):
+        shares = ("alpha", "min_label_agreement", "max_behavior_drift", "max_parse_failures", "max_answer_share")
+        for name in shares:
             if not 0 < getattr(self, name) < 1:
                 raise IntrospectionError(f"{name} is {getattr(self, name)!r}; it must lie between 0 and 1")
+        if not 0 <= self.min_effect < 1:
+            raise IntrospectionError(f"min_effect is {self.min_effect!r}; it must be 0 or more and below 1")
         if self.grace_rounds < 0:
             raise IntrospectionError(f"grace_rounds is {self.grace_rounds!r}; it must be 0 or more")
 

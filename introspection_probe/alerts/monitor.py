@@ -27,6 +27,8 @@ from introspection_probe.scoring.quoting import quoted
 
 # A model may need to learn these before they can be lost: see AlertConfig.grace_rounds.
 _LEARNED = ("explanations_degenerate", "parse_failures")
+# A round of which no explanation can be read does not say that this is over.
+_UNREAD = "explanations_degenerate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ class Monitor:
         self._matched: list[bytes] = []
         self._healthy: set[str] = set()
         self._standing: dict[str, Alert] = {}
+        self._facts: dict[str, str] = {}
         # The round with which a fall of the explanations was found, and how deep it was then.
         self._fall: tuple[int, float] | None = None
         self._signal_fact: str | None = None
@@ -109,7 +112,7 @@ class Monitor:
             found = self._judge(round_)
         if self._signal_fact is not None:
             found["probe_set_without_signal"] = self._signal_fact
-        before = self._standing
+        before, self._facts = self._standing, found
         self._standing = {name: alert(name, self._task, round_.step, fact) for name, fact in found.items()}
         return Judgement(
             active=self.active,
@@ -161,7 +164,10 @@ class Monitor:
         drift = self._explanations_drifted(look)
         if drift is not None:
             facts["explanations_drifted"] = drift
-        for finding in [*standing(round_.scores, self._config), behavior_drifted(moved, len(common), self._config)]:
+        findings = [*standing(round_.scores, self._config), behavior_drifted(moved, len(common), self._config)]
+        if _UNREAD in self._facts and not any(finding.name == _UNREAD for finding in findings):
+            facts[_UNREAD] = self._facts[_UNREAD]
+        for finding in findings:
             failing = finding.failing(level, self._config)
             if finding.name in self._standing:
                 # It takes more to raise an alarm than to keep it: what is still beyond the limit is not over.

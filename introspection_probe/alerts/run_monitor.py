@@ -32,11 +32,18 @@ class RunMonitor:
         tasks = sorted(set(task_of.values()))
         pinned = baselines or {}
         self._monitors = {task: Monitor(task, config, tasks=len(tasks), baseline=pinned.get(task)) for task in tasks}
-        self._last_step: int | None = None
+        # By task: where a judge is down, the rounds of one task go on while the other's do not.
+        self._last_step: dict[str, int] = {}
         self._stale: dict[str, Alert] = {}
 
+    @property
+    def active(self) -> tuple[Alert, ...]:
+        """Every alert that stands, of all tasks."""
+        judged = (alert for monitor in self._monitors.values() for alert in monitor.active)
+        return (*judged, *self._stale.values())
+
     def look(self, step: int, rollouts: Sequence[Rollout], scores: Mapping[str, RoundScores]) -> Judgement:
-        """Judge one more round; a resumed run gives its earlier rounds again first, and does nothing about them.
+        """Judge one more round. What stands about a task that it did not measure stands on.
 
         Args:
             rollouts: of all tasks, in any order.
@@ -53,19 +60,27 @@ class RunMonitor:
                     " judge rounds with the set that they were taken with"
                 )
             by_task[self._task_of[rollout.example_id]].append(rollout)
-        judged = [
-            monitor.look(TaskRound(step, scores[task], by_task[task]))
+        judged = {
+            task: monitor.look(TaskRound(step, scores[task], by_task[task]))
             for task, monitor in self._monitors.items()
             if task in scores
-        ]
-        self._last_step = step
-        over = [replace(alert, step=step, active=False) for alert in self._stale.values()]
-        self._stale = {}
+        }
+        self._last_step.update(dict.fromkeys(judged, step))
+        over = [replace(self._stale.pop(task), step=step, active=False) for task in judged if task in self._stale]
         return Judgement(
-            active=tuple(alert for part in judged for alert in part.active),
-            raised=tuple(alert for part in judged for alert in part.raised),
-            cleared=(*(alert for part in judged for alert in part.cleared), *over),
+            active=self.active,
+            raised=tuple(alert for part in judged.values() for alert in part.raised),
+            cleared=(*(alert for part in judged.values() for alert in part.cleared), *over),
         )
+
+    def recall(self, step: int, rollouts: Sequence[Rollout], scores: Mapping[str, RoundScores]) -> None:
+        """A round that was taken before this process began, so that the run is judged on where it was.
+
+        Examples that are no longer measured are left out, and so is a task of which nothing is left.
+        """
+        known = [rollout for rollout in rollouts if rollout.example_id in self._task_of]
+        tasks = {self._task_of[rollout.example_id] for rollout in known}
+        self.look(step, known, {task: task_scores for task, task_scores in scores.items() if task in tasks})
 
     def look_between(self, step: int, *, every: int, began: int) -> Judgement | None:
         """Between two rounds: what is new when rounds are overdue, once; else None. Cheap enough for every step.
@@ -75,18 +90,13 @@ class RunMonitor:
             every: steps between rounds.
             began: the step at which the run began or went on; counts while there was no round.
         """
-        if self._stale:
-            return None
-        last = began if self._last_step is None else self._last_step
+        raised: list[Alert] = []
         for task in self._monitors:
-            stale = round_stale(task, step=step, last=last, now=step, every=every)
-            if stale is not None:
+            stale = round_stale(task, step=step, last=self._last_step.get(task, began), now=step, every=every)
+            if stale is not None and task not in self._stale:
                 self._stale[task] = stale
-        if not self._stale:
-            return None
-        raised = tuple(self._stale.values())
-        standing = tuple(alert for monitor in self._monitors.values() for alert in monitor.active)
-        return Judgement(active=(*standing, *raised), raised=raised, cleared=())
+                raised.append(stale)
+        return Judgement(active=self.active, raised=tuple(raised), cleared=()) if raised else None
 
     def recall_stale(self, alerts: Iterable[Alert]) -> None:
         """Rounds were overdue when the run was broken off: these alerts stand until the next round."""
