@@ -151,12 +151,16 @@ def test_before_the_first_round_there_is_the_run_and_nothing_about_a_round(expor
     assert {name for name, _ in found} == {
         "iprobe_run_info",
         "iprobe_run_active",
+        "iprobe_run_start_time_seconds",
         "iprobe_train_step",
         "iprobe_rounds_total",
         "iprobe_round_failures_total",
     }
     assert value(found, "iprobe_run_info", model="tiny-model", version=__version__) == 1
     assert value(found, "iprobe_run_active") == 1
+    began = value(found, "iprobe_run_start_time_seconds")
+    assert began is not None
+    assert 0 <= time.time() - began < 60
     assert value(found, "iprobe_train_step") == 3
 
 

@@ -120,6 +120,7 @@ def test_the_latest_round_of_every_run_is_served_as_the_history_has_it(db: Path)
             assert found[key("iprobe_last_round_step", run=name)] == step
             assert found[key("iprobe_rounds_total", run=name)] == rounds
             assert found[key("iprobe_run_active", run=name)] == active
+            assert found[key("iprobe_run_start_time_seconds", run=name)] == pytest.approx(run.resumed_at.timestamp())
             matches = found[key("iprobe_explanation_matches", **task, target="self")]
             assert matches == scores.self_scores.exact_matches
             assert found[key("iprobe_coupling_gap_ratio", **task, bound="lower")] == gap.lower

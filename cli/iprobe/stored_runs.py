@@ -92,7 +92,7 @@ class StoredSamples:
 
 def _samples(run: RunRow, known: _Known, now: datetime) -> Iterator[Sample]:
     active = run.status == "running" and now - run.updated_at < ABANDONED_AFTER
-    yield from run_samples(run.name, run.model, active=active)
+    yield from run_samples(run.name, run.model, run.resumed_at, active=active)
     yield Sample("iprobe_train_step", (label(run.name),), run.step)
     if run.overhead is not None:
         yield Sample("iprobe_round_overhead_ratio", (label(run.name),), run.overhead)

@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
@@ -48,6 +48,7 @@ class Exporter(Collector):
         self._run = run
         self._model = model
         self._lock = threading.Lock()
+        self._began = datetime.now(UTC)
         self._active = True
         self._round: list[Sample] = []
         self._round_started: datetime | None = None
@@ -81,8 +82,8 @@ class Exporter(Collector):
 
         Args:
             step: steps done.
-            mix_losses: the mixed loss by term (``"explanation"``, ``"kl"``), before its weight; a term that is
-                not finite is exported as it is, since a broken loss must be seen.
+            mix_losses: the mixed loss by term (``"explanation"``, ``"kl"``), before its weight, over the steps since
+                the last ones told; a term that is not finite is exported as it is, since a broken loss must be seen.
             overhead: share of the wall time that rounds took so far.
         """
         name = label(self._run)
@@ -115,7 +116,7 @@ class Exporter(Collector):
         """For the registry: the families as they stand."""
         with self._lock:
             samples = [
-                *run_samples(self._run, self._model, active=self._active),
+                *run_samples(self._run, self._model, self._began, active=self._active),
                 *counter_samples(self._run, self._rounds, self._failures, self._parse_failures),
                 *self._step.values(),
                 *self._round,

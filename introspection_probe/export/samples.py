@@ -126,7 +126,7 @@ METRICS: dict[str, Metric] = {
             "iprobe_mix_loss",
             "gauge",
             (*_RUN, "term"),
-            "Mixed loss of the last optimizer step, by term, before its weight.",
+            "Mixed loss by term, before its weight: mean over the optimizer steps that the host logged last.",
         ),
         Metric("iprobe_rounds_total", "counter", _RUN, "Rounds taken."),
         Metric("iprobe_round_failures_total", "counter", _RUN, "Rounds that failed."),
@@ -150,6 +150,9 @@ METRICS: dict[str, Metric] = {
             "1 while the condition holds, 0 once it has cleared; absent while it never held.",
         ),
         Metric("iprobe_run_active", "gauge", _RUN, "1 while the run trains, 0 when it has ended."),
+        Metric(
+            "iprobe_run_start_time_seconds", "gauge", _RUN, "Unix time at which the run began, or went on when resumed."
+        ),
         Metric("iprobe_run_info", "gauge", (*_RUN, "model", "version"), "What is running; always 1."),
     )
 }
@@ -188,12 +191,17 @@ def label(text: str) -> str:
     return "".join(c if c.isprintable() else "\ufffd" for c in text[:LABEL_LIMIT])
 
 
-def run_samples(run: str, model: str, *, active: bool) -> list[Sample]:
-    """What is known of a run before its first round."""
+def run_samples(run: str, model: str, began: datetime, *, active: bool) -> list[Sample]:
+    """What is known of a run before its first round.
+
+    Args:
+        began: when it began or, where it was resumed, went on.
+    """
     name = label(run)
     return [
         Sample("iprobe_run_info", (name, label(model), __version__), 1),
         Sample("iprobe_run_active", (name,), active),
+        Sample("iprobe_run_start_time_seconds", (name,), began.timestamp()),
     ]
 
 
