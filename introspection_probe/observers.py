@@ -17,7 +17,7 @@ from introspection_probe.export.trackers import Trackers
 from introspection_probe.guard import Guard
 from introspection_probe.history import History, HistoryWriter
 from introspection_probe.mixture import Mixture
-from introspection_probe.records import Alert, Round, RunInfo, RunStatus
+from introspection_probe.records import Alert, LossTerm, MeanLoss, Round, RunInfo, RunStatus
 from introspection_probe.scoring.counts import RoundScores
 
 
@@ -71,7 +71,7 @@ class Observers:
                 self._replay(db, info.uid, after_step)
 
         def start(history: History) -> None:
-            self._run_id = history.start_run(info)
+            self._run_id = history.start_run(info, after_step=after_step)
             for part in mixture.parts:
                 history.save_probe_set(
                     self._run_id,
@@ -91,12 +91,14 @@ class Observers:
             run = history.find_run(uid)
             for earlier in history.rounds(run.id):
                 if earlier.step <= after_step:
-                    self._monitor.look(earlier.step, history.rollouts(run.id, earlier.step), earlier.scores)
+                    self._monitor.recall(earlier.step, history.rollouts(run.id, earlier.step), earlier.scores)
             self._monitor.recall_stale(
                 Alert(row.name, row.task, row.raised_step, row.severity, row.summary, row.remedy)
-                for row in history.alerts(run.id, active_only=True)
-                if row.name == "round_stale"
+                for row in history.alerts(run.id)
+                if row.name == "round_stale" and row.stood_at(after_step)
             )
+        # What stood when the run was broken off stands until the next round says otherwise.
+        self._exporter.observe_alerts(self._monitor.active)
 
     def _publishing_failed(self, error: Exception) -> None:
         self._failed_elsewhere("publishing metrics", error)
@@ -162,6 +164,10 @@ class Observers:
         self._submit(lambda history, run_id: history.update_run(run_id, step=step), replaces="heartbeat")
         with self._guard("exporting metrics"):
             self._exporter.observe_step(step, losses)
+
+    def losses_since_round(self, step: int, losses: Mapping[LossTerm, MeanLoss]) -> None:
+        """The mixed losses of the steps since the round before, at the one that is due now or at the end."""
+        self._submit(lambda history, run_id: history.record_losses(run_id, step, losses))
 
     def track(self, numbers: Mapping[str, float], step: int) -> None:
         """Numbers for the experiment trackers."""

@@ -190,6 +190,20 @@ class Round:
         return tuple(probe for probe in probes if probe.example.id not in missing)
 
 
+LossTerm = Literal["explanation", "kl"]
+
+
+@dataclass(frozen=True, slots=True)
+class MeanLoss:
+    """A term of the mixed loss, before its weight: its mean over so many optimizer steps.
+
+    A step at which it was not a finite number makes the mean none, too.
+    """
+
+    mean: float
+    steps: int
+
+
 RunStatus = Literal["running", "finished", "failed", "stopped"]
 
 

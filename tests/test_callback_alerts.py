@@ -12,6 +12,7 @@ from runs import embedded_tokenizer, sft, small_probe_set
 from transformers import TrainerCallback
 
 from introspection_probe import IntrospectionCallback
+from introspection_probe.alerts import CONDITIONS
 from introspection_probe.history import History
 from introspection_probe.probe_set import ProbeSet
 from introspection_probe.records import Alert
@@ -109,6 +110,32 @@ def test_alarms_of_a_resumed_run_go_on_where_they_were(tmp_path: Path) -> None:
     assert "behavior_drifted" in {alert.name for alert in run(8)}
     # Raised already: it stands, so nobody is told again.
     assert "behavior_drifted" not in {alert.name for alert in run(12, resume_from_checkpoint=True) if alert.active}
+
+
+def test_what_came_after_the_checkpoint_is_forgotten_and_what_stood_there_is_exported_at_once(tmp_path: Path) -> None:
+    def run(steps: int, **more: Any) -> list[str]:
+        callback, arguments = drifting(tmp_path, prometheus_port=0, probe_at_end=False)
+        metrics = Metrics(callback)
+        saving = {**arguments, "max_steps": steps, "save_strategy": "steps", "save_steps": 4}
+        sft(tmp_path / "out", callbacks=[callback, metrics], **saving).train(**more)
+        return metrics.pages
+
+    run(7)
+    with History.open(str(tmp_path / "h.db"), must_exist=True) as history:
+        first = history.find_run(None)
+        history.record_alert(first.id, Alert("answers_collapsed", "jabberwocky", 6, "critical", "All are A.", "Stop."))
+        stood = {alert.name for alert in history.alerts(first.id) if alert.stood_at(4)}
+        assert [scored.step for scored in history.rounds(first.id)] == [0, 2, 4, 6]
+    assert stood
+    (page,) = run(5, resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-4"))
+    with History.open(str(tmp_path / "h.db"), must_exist=True) as history:
+        assert history.find_run(None).id == first.id
+        assert [scored.step for scored in history.rounds(first.id)] == [0, 2, 4]
+        assert {alert.name for alert in history.alerts(first.id, active_only=True)} == stood
+    lines = [line for line in page.splitlines() if line.startswith("iprobe_alert_active{")]
+    assert {
+        name for name in CONDITIONS for line in lines if f'alert="{name}"' in line and line.endswith(" 1.0")
+    } == stood
 
 
 def test_a_run_that_cannot_be_scraped_writes_its_metrics_and_takes_them_away_at_the_end(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -433,6 +434,7 @@ def test_a_password_is_not_repeated(iprobe: Program, db: Path, write: Callable[.
     with History.open(str(db)) as history:
         summary = summarize(history, None, None, 3, "postgresql://me:secret@host/db")
     assert "secret" not in str(next_steps(summary))
+    assert "secret" not in str(next_steps(replace(summary, db="postgresql://host/db?user=me&password=secret")))
 
 
 def test_a_stream_that_cannot_write_our_signs_gets_plain_ones(db: Path, write: Callable[..., int]) -> None:

@@ -16,8 +16,18 @@ import pytest
 from histories import make_probes, make_rollouts, write_run
 
 from introspection_probe.errors import IntrospectionError
-from introspection_probe.history import History
-from introspection_probe.records import Alert, Behavior, Explanation, Probe, Responses, Rollout, Round, RunInfo
+from introspection_probe.history import History, MixedLosses
+from introspection_probe.records import (
+    Alert,
+    Behavior,
+    Explanation,
+    MeanLoss,
+    Probe,
+    Responses,
+    Rollout,
+    Round,
+    RunInfo,
+)
 from introspection_probe.scoring import score_by_task
 from introspection_probe.scoring.counts import (
     BehaviorScores,
@@ -254,6 +264,30 @@ def test_a_resumed_run_goes_on_under_its_uid(history: History) -> None:
     assert [run.id for run in history.runs(limit=1)] == [first]
 
 
+def test_a_resumed_run_forgets_what_came_after_its_checkpoint(history: History) -> None:
+    """A run that was killed at step 40 goes on from step 20: what it measured at 30 is no part of its course."""
+    run_id, other = history.start_run(info()), history.start_run(info("u2"))
+    probes = make_probes(2)
+    for run, step in ((run_id, 0), (run_id, 20), (run_id, 30), (other, 30)):
+        history.record_round(run, a_round(probes, step), {})
+    for name, raised, cleared in (("early", 10, 15), ("standing", 10, None), ("over", 20, 30), ("late", 30, None)):
+        history.record_alert(run_id, dataclasses.replace(alert(raised), name=name))
+        if cleared is not None:
+            history.record_alert(run_id, dataclasses.replace(alert(cleared), name=name, active=False))
+    history.update_run(run_id, step=40, status="failed")
+    assert history.start_run(info(), after_step=20) == run_id
+    assert [scored.step for scored in history.rounds(run_id)] == [0, 20]
+    assert history.rollouts(run_id, 30) == []
+    assert [scored.step for scored in history.rounds(other)] == [30]
+    alerts = {row.name: row for row in history.alerts(run_id)}
+    assert {name: (row.active, row.cleared_step) for name, row in alerts.items()} == {
+        "early": (False, 15),
+        "standing": (True, None),
+        "over": (True, None),
+    }
+    assert history.find_run(str(run_id)).step == 20
+
+
 def test_every_write_about_a_run_is_a_sign_of_life(history: History) -> None:
     run_id = history.start_run(info())
     seen = [history.find_run(None).updated_at]
@@ -460,3 +494,23 @@ def test_what_was_written_freely_is_kept_with_how_many_have_no_verdict(history: 
         row = rows.get(probe.example.id)
         if row is not None:
             assert (row.responses, row.m0_responses) == ((said, hostile) if probe in free else (None, None))
+
+
+def test_mixed_losses_come_back_and_what_is_not_finite_is_no_number(history: History) -> None:
+    run_id, other = history.start_run(info()), history.start_run(info("u2"))
+    for step, explanation, kl in ((100, 1.5, 0.25), (150, 0.5, math.nan), (200, math.inf, 0.125)):
+        steps = 50 if step > 100 else 100
+        losses = {"explanation": MeanLoss(explanation, steps), "kl": MeanLoss(kl, steps)}
+        for _ in range(2):  # a resumed run tells the same again
+            history.record_losses(run_id, step, losses)
+    history.record_losses(other, 10, {"explanation": MeanLoss(2.0, 10)})
+    assert history.losses(run_id) == [
+        MixedLosses(100, 100, {"explanation": 1.5, "kl": 0.25}),
+        MixedLosses(150, 50, {"explanation": 0.5, "kl": None}),
+        MixedLosses(200, 50, {"explanation": None, "kl": 0.125}),
+    ]
+    assert history.losses(other) == [MixedLosses(10, 10, {"explanation": 2.0})]
+    history.start_run(info(), after_step=150)
+    assert [losses.step for losses in history.losses(run_id)] == [100, 150]
+    with pytest.raises(IntrospectionError, match="no run 99"):
+        history.record_losses(99, 1, {})

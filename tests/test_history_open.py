@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -24,8 +25,9 @@ import introspection_probe.history as package
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.history import DEFAULT_URL, History, HistoryUnavailableError, resolve_url
 from introspection_probe.history.database import Database
+from introspection_probe.history.migrate import version_of
 from introspection_probe.history.schema import REVISIONS, VERSION_TABLE, metadata
-from introspection_probe.records import Behavior, Explanation, RunInfo
+from introspection_probe.records import Behavior, Explanation, MeanLoss, RunInfo
 
 MIGRATIONS = Path(package.__file__).parent / "migrations"
 
@@ -154,10 +156,13 @@ def test_an_address_that_is_none_is_refused_without_showing_its_password() -> No
         ("oracel://me:secret@127.0.0.1/d", "a database that SQLAlchemy does not know"),
         ("mysql://me:secret@127.0.0.1/d", "needs the Python module MySQLdb"),
         ("postgresql://me:secret@127.0.0.1:1/d", "refused"),
+        ("postgresql://me@127.0.0.1:1/d?password=secret", "refused"),
+        ("postgresql://me@127.0.0.1:port/d?password=secret", "is not a database URL"),
     ):
         with pytest.raises(IntrospectionError, match=reason) as caught:
             History.open(url)
-        assert "secret" not in str(caught.value)
+        # A training process logs it with its traceback.
+        assert "secret" not in "".join(traceback.format_exception(caught.value))
         assert "\n" not in str(caught.value)
 
 
@@ -240,6 +245,32 @@ def test_a_history_is_upgraded_on_opening_and_can_be_taken_back(db: str) -> None
     with History.open(db) as history:
         assert history.runs() == []
     database.close()
+
+
+@pytest.mark.parametrize("revision", REVISIONS[:-1])
+def test_a_history_of_an_earlier_version_is_upgraded_with_all_that_is_in_it(db: str, revision: str) -> None:
+    with History.open(db) as history:
+        run_id = write_run(history, n=5, steps=(0, 10))
+        before = history.runs(), history.rounds(run_id), history.rollouts(run_id, 10), history.alerts(run_id)
+    database = Database(db, must_exist=False)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+
+    def back(connection: object) -> None:
+        config.attributes["connection"] = connection
+        command.downgrade(config, revision)
+
+    database.write(back)
+    with database.reading() as connection:
+        assert version_of(connection) == revision
+    database.close()
+    # A reading command does it, too.
+    with History.open(db, must_exist=True) as history:
+        after = history.runs(), history.rounds(run_id), history.rollouts(run_id, 10), history.alerts(run_id)
+        assert after == before
+        assert history.losses(run_id) == []
+        history.record_losses(run_id, 10, {"kl": MeanLoss(0.5, 10)})
+        assert len(history.losses(run_id)) == 1
 
 
 def test_many_programs_may_open_a_new_history_at_once(db: str) -> None:

@@ -31,6 +31,7 @@ class Scale:
     upper: float
     ticks: tuple[float, ...]
     signed: bool = False
+    decimals: int = 2
 
     def y(self, value: float) -> float:
         """Percent from the top."""
@@ -153,6 +154,15 @@ def difference_scale(intervals: Sequence[Interval | None], values: Sequence[floa
     return Scale(bottom * size, top * size, tuple(index * size for index in range(bottom, top + 1)), signed=True)
 
 
+def zero_scale(values: Sequence[float | None]) -> Scale:
+    """An axis from 0 up for what has no upper end, such as losses."""
+    top = max([value for value in values if value is not None and value > 0], default=1.0)
+    size = _nice(top / 4)
+    count = math.ceil(top / size - 1e-9)
+    decimals = max(2, math.ceil(-math.log10(size) - 1e-9))
+    return Scale(0.0, count * size, tuple(index * size for index in range(count + 1)), decimals=decimals)
+
+
 def draw(axis: Axis, steps: Sequence[int], series: Sequence[Series], scale: Scale, *, columns: int = 60) -> Drawing:
     """The chart of these series, each with one value a step.
 
@@ -164,7 +174,7 @@ def draw(axis: Axis, steps: Sequence[int], series: Sequence[Series], scale: Scal
     return Drawing(
         curves=_with_labels([_curve(xs, one, scale) for one in series], series, scale),
         x_ticks=axis.ticks(),
-        y_ticks=tuple(Label(scale.y(value), _tick_text(value, signed=scale.signed)) for value in scale.ticks),
+        y_ticks=tuple(Label(scale.y(value), _tick_text(value, scale)) for value in scale.ticks),
         columns=_columns(xs) if len(xs) <= columns else (),
     )
 
@@ -249,8 +259,8 @@ def _nice(size: float, *, whole: bool = False) -> float:
     return max(1.0, nice) if whole else nice
 
 
-def _tick_text(value: float, *, signed: bool) -> str:
-    text = f"{value:+.2f}" if signed else f"{value:.2f}"
+def _tick_text(value: float, scale: Scale) -> str:
+    text = f"{value:{'+' if scale.signed else ''}.{scale.decimals}f}"
     if float(text) == 0:
         return "0"
-    return (text[:-1] if text.endswith("0") else text).removesuffix(".0").replace("-", "\u2212")
+    return text.rstrip("0").removesuffix(".").replace("-", "\u2212")

@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from introspection_probe.history import RunRow
+from introspection_probe.history import MixedLosses, RunRow
 from introspection_probe.scoring import Interval, wilson
 from introspection_probe.scoring.comparison import PairedChange
 from introspection_probe.scoring.head_to_head import HeadToHead
 from iprobe.comparing import Comparison, TaskComparison
 from iprobe.formatting import NOT_MEASURED, interval_text, ratio_text, signed_text
+from iprobe.report_json import losses_json
 from iprobe.report_markdown import markdown_table
 from iprobe.text import markdown_code, markdown_text, safe_text
+from iprobe.words import loss_words
 
 _NAME = 200
 
@@ -113,9 +115,19 @@ def sentences(one: TaskComparison) -> list[str]:
     return [*one.telling.notes, agreement_words(one.found), *([left_out] if left_out else [])]
 
 
-def side_words(run: RunRow, step: int) -> str:
-    """``run 3, step 500, finished``."""
-    return f"run {run.id}, round at step {step}, {safe_text(run.status)}"
+def side_words(run: RunRow, step: int, losses: MixedLosses | None) -> str:
+    """``run 3, round at step 500, finished; mixed losses: explanation 0.41, KL 0.012``."""
+    mixed = None if losses is None else loss_words([losses])
+    words = f"run {run.id}, round at step {step}, {safe_text(run.status)}"
+    return words if mixed is None else f"{words}; mixed losses: {mixed}"
+
+
+def sides(
+    comparison: Comparison, one: TaskComparison
+) -> tuple[tuple[str, RunRow, int, MixedLosses | None], tuple[str, RunRow, int, MixedLosses | None]]:
+    """A and B: letter, run, step of the round, mixed losses."""
+    a = ("A", comparison.a, one.a_step, one.a_losses)
+    return a, ("B", comparison.b, one.b_step, one.b_losses)
 
 
 def to_markdown(comparison: Comparison) -> str:
@@ -130,9 +142,9 @@ def _lines(comparison: Comparison) -> Iterator[str]:
         yield ""
         yield f"### {markdown_code(one.task, _NAME)}"
         yield ""
-        for name, run, step in (("A", comparison.a, one.a_step), ("B", comparison.b, one.b_step)):
+        for name, run, step, losses in sides(comparison, one):
             shown = f"{markdown_code(run.name, _NAME)}, {markdown_code(run.model, _NAME)}"
-            yield f"- {name}: {shown}, {markdown_text(side_words(run, step))}"
+            yield f"- {name}: {shown}, {markdown_text(side_words(run, step, losses))}"
         yield ""
         yield from markdown_table(["", *TITLES], [[row.label, *row.cells()] for row in rows(one.found)])
         yield ""
@@ -167,6 +179,10 @@ def _task(one: TaskComparison) -> dict[str, Any]:
             "sentence": one.telling.sentence,
             "notes": list(one.telling.notes),
             "smallest_seen": found.smallest_seen,
+        },
+        "losses": {
+            "a": None if one.a_losses is None else losses_json(one.a_losses),
+            "b": None if one.b_losses is None else losses_json(one.b_losses),
         },
         "rows": {row.key: _row(row) for row in rows(found)},
         "behavior_agreement": {

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from iprobe.compare_report import TITLES, rows, sentences, side_words
+from iprobe.compare_report import TITLES, rows, sentences, side_words, sides
 from iprobe.comparing import Comparison, TaskComparison
 from iprobe.report_table import prose
 from iprobe.text import safe_text
@@ -35,9 +35,9 @@ def _header(comparison: Comparison, one: TaskComparison, width: int) -> Renderab
     grid.add_column(no_wrap=True, style="dim")
     grid.add_column(overflow="fold")
     grid.add_row("task", Text(safe_text(one.task, room)))
-    for name, run, step in (("A", comparison.a, one.a_step), ("B", comparison.b, one.b_step)):
+    for name, run, step, losses in sides(comparison, one):
         side = Text(safe_text(run.name, min(room, 60)), style="bold")
-        side.append(f"  {side_words(run, step)}", style="not bold dim")
+        side.append(f"  {side_words(run, step, losses)}", style="not bold dim")
         grid.add_row(name, side)
     return grid
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from introspection_probe.errors import IntrospectionError
-from introspection_probe.history import ExampleRow, History, RunRow, ScoredRound
+from introspection_probe.history import ExampleRow, History, MixedLosses, RunRow, ScoredRound
 from introspection_probe.records import Explanation, Rollout
 from introspection_probe.scoring.head_to_head import HeadToHead, PairedExample, Telling, compare_head_to_head, tell
 from iprobe.text import safe_text
@@ -24,6 +24,7 @@ class TaskComparison:
         a_step, b_step: the rounds that are compared.
         a_only, b_only: examples that only one of them measured.
         relabelled: common examples left out because E(M0) is not the same in both.
+        a_losses, b_losses: the mixed losses up to those rounds; None where nothing was mixed in.
     """
 
     task: str
@@ -34,6 +35,8 @@ class TaskComparison:
     a_only: int
     b_only: int
     relabelled: int
+    a_losses: MixedLosses | None
+    b_losses: MixedLosses | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,14 @@ def _compare_task(
         a_only=len(a_examples) - len(common),
         b_only=len(b_examples) - len(common),
         relabelled=len(common) - len(kept),
+        a_losses=_losses(history, a, a_step),
+        b_losses=_losses(history, b, b_step),
     )
+
+
+def _losses(history: History, run: RunRow, step: int) -> MixedLosses | None:
+    """What the run's last steps up to this one cost."""
+    return max((losses for losses in history.losses(run.id) if losses.step <= step), key=lambda o: o.step, default=None)
 
 
 _Pairs = Sequence[tuple[ExampleRow, ExampleRow]]

@@ -71,8 +71,8 @@ def write(text: str) -> None:
     stream.flush()
 
 
-def write_json(value: Any) -> None:
-    """``value`` as one JSON document on stdout: ASCII, printable, no NaN."""
-    text = json.dumps(value, indent=2, ensure_ascii=True, allow_nan=False)
+def write_json(value: Any, *, indent: int | None = 2) -> None:
+    """``value`` as one JSON document on stdout: ASCII, printable, no NaN. Without ``indent`` it is one line."""
+    text = json.dumps(value, indent=indent, ensure_ascii=True, allow_nan=False)
     # DEL is the one control character that JSON lets stand as it is; it can only be inside a string.
     write(text.replace("\x7f", "\\u007f"))

@@ -24,6 +24,11 @@ def signed_text(value: float | None) -> str:
     return "0.000" if text in {"+0.000", "-0.000"} else text.replace("-", _MINUS)
 
 
+def loss_text(value: float | None) -> str:
+    """A loss with three significant digits: ``1.43``, ``0.0021``; one that was no number is ``not finite``."""
+    return "not finite" if value is None else f"{value:.3g}"
+
+
 def count_text(value: float | None) -> str:
     """A count: ``1,024``."""
     return NOT_MEASURED if value is None else f"{value:,.0f}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -41,6 +42,8 @@ def write_page(history: History, summary: Summary, path: Path, *, examples: int,
     """
     others = summary.other_tasks if all_tasks else ()
     summaries = [summary, *(summarize(history, str(summary.run.id), name, examples, summary.db) for name in others)]
+    # The mixed losses are the run's, not a task's: once is enough.
+    summaries = [one if one is summary else replace(one, losses=()) for one in summaries]
     views = [_view(history, f"t{number}", one) for number, one in enumerate(summaries, start=1)]
     page = to_html(summary.run, views, summary.now)
     try:

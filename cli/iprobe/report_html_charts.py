@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from introspection_probe.history import MixedLosses
+from introspection_probe.records import LossTerm
 from introspection_probe.scoring import Interval
 from introspection_probe.scoring.verdict import MIN_F1, MIN_LABEL_AGREEMENT
-from iprobe.charts import RATIO, Axis, Drawing, Label, Look, Series, difference_scale, draw
+from iprobe.charts import RATIO, Axis, Drawing, Label, Look, Series, difference_scale, draw, zero_scale
+from iprobe.formatting import loss_text
 from iprobe.measures import Row
 from iprobe.summary import Summary
 from iprobe.values import value_interval_text, value_text
+from iprobe.words import LOSS_NAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,44 @@ def figures(summary: Summary, axis: Axis) -> tuple[Figure, tuple[Figure, ...]]:
     rows = {row.measure.key: row for row in summary.rows}
     intervals = {row.measure.key: _intervals(summary, row) for row in summary.rows}
     main, *others = (_figure(plan, summary, axis, rows, intervals) for plan in (_MAIN, *_OTHERS))
+    if summary.losses:
+        others.append(_losses(summary.losses, axis))
     return main, tuple(others)
+
+
+def _losses(losses: Sequence[MixedLosses], axis: Axis) -> Figure:
+    """The mixed losses, which have neither intervals nor an upper end; what was not finite is a gap in the curve."""
+    looks: Mapping[LossTerm, Look] = {"explanation": "first", "kl": "second"}
+    steps = [stretch.step for stretch in losses]
+    curves = {
+        term: [stretch.means.get(term) for stretch in losses]
+        for term in LOSS_NAMES
+        if any(term in stretch.means for stretch in losses)
+    }
+
+    def name(term: LossTerm) -> str:
+        return LOSS_NAMES[term][0].upper() + LOSS_NAMES[term][1:]
+
+    series = [Series(name(term), looks[term], curve, (), loss_text(curve[-1])) for term, curve in curves.items()]
+    drawing = draw(axis, steps, series, zero_scale([value for curve in curves.values() for value in curve]))
+    return Figure(
+        key="losses",
+        title="Mixed losses",
+        caption="What explanations and KL cost, before their weights: the mean over the steps up to each round.",
+        description=" ".join(
+            f"{name(term)}: {loss_text(curve[0])} at step {steps[0]:,}, {loss_text(curve[-1])} at step {steps[-1]:,}."
+            for term, curve in curves.items()
+        ),
+        drawing=drawing,
+        limit=None,
+        banded=False,
+        readings=tuple(
+            f"step {step:,}: " + "; ".join(f"{name(term)} {loss_text(curve[i])}" for term, curve in curves.items())
+            for i, step in enumerate(steps)
+        )
+        if drawing.columns
+        else (),
+    )
 
 
 def _intervals(summary: Summary, row: Row) -> tuple[Interval | None, ...]:

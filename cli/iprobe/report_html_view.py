@@ -162,7 +162,8 @@ def task_view(key: str, summary: Summary, said_first: Mapping[str, str]) -> Task
         held = [
             step for alert in summary.alerts for step in (alert.raised_step, alert.cleared_step) if step is not None
         ]
-        axis = Axis.over([*(scored.step for scored in summary.rounds), *held])
+        mixed = [losses.step for losses in summary.losses]
+        axis = Axis.over([*(scored.step for scored in summary.rounds), *held, *mixed])
         main, others = figures(summary, axis)
         lanes = _lanes(summary.alerts, axis)
     tone, word = _TONES[summary.verdict.kind] if summary.verdict else ("neutral", "No round yet")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from introspection_probe.history import AlertRow, ExampleRow, ScoredRound
+from introspection_probe.history import AlertRow, ExampleRow, MixedLosses, ScoredRound
 from introspection_probe.records import Behavior, Explanation, Responses
 from introspection_probe.scoring import ExplanationScores, Interval, RoundScores, Verdict, paired_difference, wilson
 from introspection_probe.scoring.drift import ChangePoint
@@ -15,6 +15,21 @@ from iprobe.summary import Summary
 
 def to_json(summary: Summary) -> dict[str, Any]:
     """The whole report, JSON-able."""
+    return {
+        **run_json(summary),
+        "verdict": verdict_json(summary.verdict),
+        "alerts": [alert_json(alert) for alert in summary.alerts],
+        "changes": {row.measure.key: _change(row) for row in summary.rows},
+        "change_points": [_shift(shift) for shift in summary.shifts],
+        "losses": [losses_json(losses) for losses in summary.losses],
+        "rounds": [round_json(scored, summary.scores(scored)) for scored in summary.rounds],
+        "examples": [_example(example) for example in summary.examples],
+        "examples_total": summary.parted,
+    }
+
+
+def run_json(summary: Summary) -> dict[str, Any]:
+    """The run, its task in view, and how it stands."""
     run = summary.run
     return {
         "run": run.name,
@@ -31,13 +46,6 @@ def to_json(summary: Summary) -> dict[str, Any]:
         "resumed_at": time_json(run.resumed_at),
         "updated_at": time_json(run.updated_at),
         "overhead": run.overhead,
-        "verdict": _verdict(summary.verdict),
-        "alerts": [_alert(alert) for alert in summary.alerts],
-        "changes": {row.measure.key: _change(row) for row in summary.rows},
-        "change_points": [_shift(shift) for shift in summary.shifts],
-        "rounds": [_round(scored, summary.scores(scored)) for scored in summary.rounds],
-        "examples": [_example(example) for example in summary.examples],
-        "examples_total": summary.parted,
     }
 
 
@@ -46,7 +54,8 @@ def time_json(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat()
 
 
-def _verdict(verdict: Verdict | None) -> dict[str, Any] | None:
+def verdict_json(verdict: Verdict | None) -> dict[str, Any] | None:
+    """What the gap means; null while there is no round."""
     if verdict is None:
         return None
     return {
@@ -57,7 +66,8 @@ def _verdict(verdict: Verdict | None) -> dict[str, Any] | None:
     }
 
 
-def _alert(alert: AlertRow) -> dict[str, Any]:
+def alert_json(alert: AlertRow) -> dict[str, Any]:
+    """An alert from where it was raised to where it cleared."""
     return {
         "name": alert.name,
         "task": alert.task,
@@ -70,6 +80,11 @@ def _alert(alert: AlertRow) -> dict[str, Any]:
         "cleared_step": alert.cleared_step,
         "cleared_at": time_json(alert.cleared_at),
     }
+
+
+def losses_json(losses: MixedLosses) -> dict[str, Any]:
+    """Mixed losses of a stretch: a term that is not mixed in is absent, one that was not finite is null."""
+    return {"step": losses.step, "steps": losses.steps, "means": dict(losses.means)}
 
 
 def _shift(shift: ChangePoint) -> dict[str, Any]:
@@ -93,7 +108,8 @@ def _change(row: Row) -> dict[str, Any]:
     }
 
 
-def _round(scored: ScoredRound, scores: RoundScores) -> dict[str, Any]:
+def round_json(scored: ScoredRound, scores: RoundScores) -> dict[str, Any]:
+    """A round and what it counted of one task."""
     behavior = scores.behavior
     return {
         "step": scored.step,

@@ -10,7 +10,16 @@ from iprobe.measures import Row
 from iprobe.summary import Summary
 from iprobe.text import markdown_code, markdown_text
 from iprobe.values import change_interval_text, change_text, value_interval_text, value_text
-from iprobe.words import cost_words, does_words, next_steps, says_note, shift_words, started_words, status_words
+from iprobe.words import (
+    cost_words,
+    does_words,
+    loss_words,
+    next_steps,
+    says_note,
+    shift_words,
+    started_words,
+    status_words,
+)
 
 _NAME = 200
 _TEXT = 600
@@ -32,6 +41,9 @@ def _lines(summary: Summary) -> Iterator[str]:
     yield f"- status: {markdown_text(status_words(run, stale=summary.stale, now=summary.now))}"
     yield f"- started: {markdown_text(started_words(run, summary.now))}"
     yield f"- rounds: {markdown_text(cost_words(summary))}"
+    mixed = loss_words(summary.losses, _SPARK)
+    if mixed is not None:
+        yield f"- mixed losses: {markdown_text(mixed)}"
     yield ""
     if summary.rows:
         yield from _table(summary)

@@ -16,9 +16,19 @@ from iprobe.formatting import NOT_MEASURED, sparkline
 from iprobe.summary import Summary
 from iprobe.text import safe_end, safe_text
 from iprobe.values import change_interval_text, change_text, value_interval_text, value_text
-from iprobe.words import cost_words, does_words, next_steps, says_note, shift_words, started_words, status_words
+from iprobe.words import (
+    cost_words,
+    does_words,
+    loss_words,
+    next_steps,
+    says_note,
+    shift_words,
+    started_words,
+    status_words,
+)
 
 _GAP = 2
+_CURVE = 8
 # From this width on a line of prose is hard to follow with the eye.
 _PROSE = 100
 
@@ -62,6 +72,9 @@ def _header(summary: Summary, width: int) -> RenderableType:
     ]
     if summary.rounds:
         lines.append(("rounds", Text(cost_words(summary))))
+    mixed = loss_words(summary.losses, _CURVE)
+    if mixed is not None:
+        lines.append(("losses", Text(mixed)))
     grid = Table.grid(padding=(0, 1))
     grid.add_column(no_wrap=True, style="dim")
     grid.add_column(overflow="fold")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -12,10 +13,11 @@ from introspection_probe.export.samples import (
     counter_samples,
     interval_samples,
     label,
+    loss_samples,
     round_samples,
     run_samples,
 )
-from introspection_probe.history import AlertRow, History, RunRow, ScoredRound
+from introspection_probe.history import AlertRow, History, MixedLosses, RunRow, ScoredRound
 from introspection_probe.records import Alert
 
 ABANDONED_AFTER = timedelta(days=1)
@@ -39,6 +41,7 @@ class _Known:
     starts: dict[int, datetime] = field(default_factory=dict)
     failures: dict[int, dict[str, int]] = field(default_factory=dict)
     alerts: list[AlertRow] = field(default_factory=list)
+    losses: list[MixedLosses] = field(default_factory=list)
 
     def add(self, scored: ScoredRound) -> None:
         self.last = scored
@@ -86,6 +89,7 @@ class StoredSamples:
         for scored in new:
             known.add(scored)
         known.alerts = history.alerts(run.id)
+        known.losses = history.losses(run.id)[-1:]
         known.updated_at = run.updated_at
         return known
 
@@ -96,6 +100,10 @@ def _samples(run: RunRow, known: _Known, now: datetime) -> Iterator[Sample]:
     yield Sample("iprobe_train_step", (label(run.name),), run.step)
     if run.overhead is not None:
         yield Sample("iprobe_round_overhead_ratio", (label(run.name),), run.overhead)
+    for losses in known.losses:
+        # A broken loss must be seen.
+        means: dict[str, float] = {term: math.nan if mean is None else mean for term, mean in losses.means.items()}
+        yield from loss_samples(run.name, means)
     if known.last is not None:
         yield from round_samples(run.name, known.last, known.last.scores)
         starts = [known.starts[step] for step in sorted(known.starts)[-2:]]

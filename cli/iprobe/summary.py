@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from statistics import median
 
 from introspection_probe.errors import IntrospectionError
-from introspection_probe.history import AlertRow, ExampleRow, History, RunRow, ScoredRound
+from introspection_probe.history import AlertRow, ExampleRow, History, MixedLosses, RunRow, ScoredRound
 from introspection_probe.scoring import RoundScores, Verdict, judge
 from introspection_probe.scoring.drift import ChangePoint
 from iprobe.measures import Row, rows
@@ -33,6 +33,7 @@ class Summary:
         alerts: the task's alerts, cleared ones too.
         examples: some examples of the last round where explanation and behaviour part.
         verdict: what the last round's gap means; None while there is no round.
+        losses: the mixed losses from round to round, of the whole run; empty where nothing is mixed in.
         shifts: the sharp shifts of Self EM, oldest first.
         stale: the run says "running", but nothing was heard of it for so long that it is probably dead.
         db: which history, as the user named it; None for the default.
@@ -50,6 +51,7 @@ class Summary:
     now: datetime
     db: str | None = None
     shifts: tuple[ChangePoint, ...] = ()
+    losses: tuple[MixedLosses, ...] = ()
 
     @property
     def latest(self) -> RoundScores | None:
@@ -95,7 +97,8 @@ def summarize(history: History, ref: str | None, task: str | None, examples: int
         IntrospectionError: no such run, or the run has no such task.
     """
     run = history.find_run(ref)
-    bare = summary_of(run, history.rounds(run.id), history.alerts(run.id), task, datetime.now(UTC), db)
+    now = datetime.now(UTC)
+    bare = summary_of(run, history.rounds(run.id), history.alerts(run.id), history.losses(run.id), task, now, db)
     if bare.task is None or not bare.rounds:
         return bare
     limit = max(examples, _CONSIDERED)
@@ -112,6 +115,7 @@ def summary_of(
     run: RunRow,
     all_rounds: Sequence[ScoredRound],
     alerts: Sequence[AlertRow],
+    losses: Sequence[MixedLosses],
     task: str | None,
     now: datetime,
     db: str | None = None,
@@ -140,6 +144,7 @@ def summary_of(
         stale=is_stale(run, all_rounds, now),
         now=now,
         db=db,
+        losses=tuple(losses),
     )
 
 

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iprobe.console import note, show, stdout_console, write
+from iprobe.console import note, show, stdout_console, write, write_json
 from iprobe.options import DbOption
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from iprobe.watching import Watched
+    from iprobe.watching import Look, Watched
+
+
+class Snapshot(StrEnum):
+    """What ``--format`` takes."""
+
+    table = "table"
+    json = "json"
 
 
 def watch(
@@ -29,6 +38,10 @@ def watch(
         str | None,
         typer.Option(metavar="TASK", help="Task to show, where the run has several. The first one by default."),
     ] = None,
+    format_: Annotated[
+        Snapshot,
+        typer.Option("--format", help="How to print: json is one object a line, whenever something happened."),
+    ] = Snapshot.table,
     every: Annotated[
         float, typer.Option(min=0.1, max=3600, metavar="SECONDS", help="How often to look at the history.")
     ] = 2.0,
@@ -43,6 +56,9 @@ def watch(
         from iprobe.watching import Watched
 
         watched = Watched(db, run, task)
+        if format_ is Snapshot.json:
+            _json_lines(watched, every)
+            return
         console = stdout_console()
         if console.is_terminal and not console.is_dumb_terminal:
             _live(watched, console, every)
@@ -85,16 +101,30 @@ def _snapshots(watched: Watched, console: Console, every: float) -> None:
     from iprobe.watch_view import clock_text, render, waiting_words
 
     console.size = console.size._replace(height=1000)  # nothing to fit into
+    for look in _news(watched, every):
+        if look.summary is None:
+            note(f"iprobe: {waiting_words(look)}")
+        else:
+            write(f"--- {clock_text(_now())}")
+            show(console, render(look, console))
+
+
+def _json_lines(watched: Watched, every: float) -> None:
+    """Print an object a line whenever something happened, for a program."""
+    from iprobe.watch_json import to_json
+
+    for look in _news(watched, every):
+        write_json(to_json(look, _now()), indent=None)
+
+
+def _news(watched: Watched, every: float) -> Iterator[Look]:
+    """The looks at which something is new, until the run has ended."""
     last: tuple[object, ...] = ()
     while True:
         look = watched.look()
         if look.news != last:
             last = look.news
-            if look.summary is None:
-                note(f"iprobe: {waiting_words(look)}")
-            else:
-                write(f"--- {clock_text(_now())}")
-                show(console, render(look, console))
+            yield look
         if look.ended:
             return
         time.sleep(every)

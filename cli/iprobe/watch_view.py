@@ -16,7 +16,7 @@ from iprobe.report_table import VERDICT_STYLES, prose, table
 from iprobe.summary import Summary
 from iprobe.text import safe_end, safe_text
 from iprobe.watching import Look
-from iprobe.words import status_words
+from iprobe.words import loss_words, status_words
 
 # From the fullest to the barest: the rows, and whether the verdict's reason is shown.
 _KEY = (
@@ -27,6 +27,7 @@ _FEWEST = ("self_exact_match", "orig_exact_match", "coupling_gap")
 _LAYOUTS: tuple[tuple[Sequence[str] | None, bool], ...] = ((None, True), (_KEY, True), (_KEY, False), (_FEWEST, False))
 # A round that is late by less than this is no matter, however short the usual interval.
 _LATE_S = 60.0
+_CURVE = 8
 
 
 def render(look: Look, console: Console, *, footer: str | None = None) -> RenderableType:
@@ -78,6 +79,9 @@ def _status(look: Look, summary: Summary, width: int) -> list[RenderableType]:
     if summary.stale or summary.run.status == "failed":
         status.stylize("bold yellow")
     lines: list[RenderableType] = [status, rounds_text(look, summary)]
+    mixed = loss_words(summary.losses, _CURVE)
+    if mixed is not None:
+        lines.append(Text(f"mixed losses: {mixed}"))
     if look.trouble is not None:
         lines.append(prose(Text(f"Cannot read the history, trying again: {look.trouble}", style="bold yellow"), width))
     if not look.alarms and summary.rounds:

@@ -9,7 +9,15 @@ from itertools import pairwise
 from statistics import median
 
 from introspection_probe.errors import IntrospectionError
-from introspection_probe.history import AlertRow, History, HistoryUnavailableError, NotThereError, RunRow, ScoredRound
+from introspection_probe.history import (
+    AlertRow,
+    History,
+    HistoryUnavailableError,
+    MixedLosses,
+    NotThereError,
+    RunRow,
+    ScoredRound,
+)
 from iprobe.summary import Summary, summary_of
 from iprobe.text import safe_text
 
@@ -68,6 +76,7 @@ class Watched:
         self._run: RunRow | None = None
         self._rounds: dict[int, ScoredRound] = {}
         self._alerts: list[AlertRow] = []
+        self._losses: list[MixedLosses] = []
         self._looked = False
 
     def look(self) -> Look:
@@ -94,7 +103,7 @@ class Watched:
         if self._run is None:
             return Look(None, trouble=trouble)
         rounds = [self._rounds[step] for step in sorted(self._rounds)]
-        summary = summary_of(self._run, rounds, self._alerts, self._task_now(rounds), now, self._db)
+        summary = summary_of(self._run, rounds, self._alerts, self._losses, self._task_now(rounds), now, self._db)
         return Look(
             summary=summary,
             alarms=tuple(alert for alert in self._alerts if alert.active),
@@ -115,6 +124,7 @@ class Watched:
         new = {scored.step: scored for scored in history.rounds(run.id, since_step=since)}
         self._rounds = new if resumed else self._rounds | new
         self._alerts = history.alerts(run.id)
+        self._losses = history.losses(run.id)
         self._run = run
 
     def _task_now(self, rounds: Iterable[ScoredRound]) -> str | None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from shlex import quote
 
-from introspection_probe.history import ExampleRow, RunRow
-from introspection_probe.records import Behavior, Explanation
+from introspection_probe.history import ExampleRow, MixedLosses, RunRow
+from introspection_probe.records import Behavior, Explanation, LossTerm
 from introspection_probe.scoring.drift import ChangePoint
-from iprobe.formatting import ago_text, duration_text, time_text
+from iprobe.formatting import ago_text, duration_text, loss_text, sparkline, time_text
 from iprobe.summary import Summary, is_stale
 from iprobe.text import safe_text
 
 _ANSWER = 60
 _SHIFTS = 3
+
+LOSS_NAMES: Mapping[LossTerm, str] = {"explanation": "explanation", "kl": "KL"}
+"""The terms of the mixed loss, in the order in which they are shown."""
 
 
 def status_words(run: RunRow, *, stale: bool, now: datetime) -> str:
@@ -53,6 +56,22 @@ def cost_words(summary: Summary) -> str:
     if summary.run.overhead is not None:
         words += f", {100 * summary.run.overhead:.1f}% of the run's time"
     return words
+
+
+def loss_words(losses: Sequence[MixedLosses], curve: int = 0) -> str | None:
+    """``explanation 0.41 (1.3 at first), KL 0.012 (0.0004 at first)``; None where nothing is mixed in.
+
+    Args:
+        curve: width of the curve that each term gets.
+    """
+    terms = []
+    for term, name in LOSS_NAMES.items():
+        means = [stretch.means[term] for stretch in losses if term in stretch.means]
+        if means:
+            drawn = sparkline(means, curve, 0.1 * max((abs(mean) for mean in means if mean is not None), default=1.0))
+            first = f" ({loss_text(means[0])} at first)" if len(means) > 1 else ""
+            terms.append(f"{name} {loss_text(means[-1])}{f' {drawn}' if drawn else ''}{first}")
+    return ", ".join(terms) or None
 
 
 def shift_words(shifts: Sequence[ChangePoint]) -> str | None:
@@ -112,5 +131,5 @@ def next_steps(summary: Summary) -> list[tuple[str, str]]:
 def _db_option(db: str | None) -> str:
     if db is None:
         return ""
-    # A URL with a user may hold a password, which has no business in a report that is pasted somewhere.
-    return " --db URL" if "@" in db else f" --db {quote(safe_text(db, 300))}"
+    # A server's URL may hold a password, which has no business in a report that is pasted somewhere.
+    return " --db URL" if "://" in db and not db.startswith("sqlite") else f" --db {quote(safe_text(db, 300))}"

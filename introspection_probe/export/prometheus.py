@@ -23,6 +23,7 @@ from introspection_probe.export.samples import (
     families,
     interval_samples,
     label,
+    loss_samples,
     round_samples,
     run_samples,
 )
@@ -87,9 +88,7 @@ class Exporter(Collector):
             overhead: share of the wall time that rounds took so far.
         """
         name = label(self._run)
-        samples = [Sample("iprobe_train_step", (name,), step)]
-        for term, loss in (mix_losses or {}).items():
-            samples.append(Sample("iprobe_mix_loss", (name, label(term)), loss))
+        samples = [Sample("iprobe_train_step", (name,), step), *loss_samples(self._run, mix_losses or {})]
         if overhead is not None and math.isfinite(overhead):
             samples.append(Sample("iprobe_round_overhead_ratio", (name,), overhead))
         with self._lock:

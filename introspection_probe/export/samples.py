@@ -225,6 +225,11 @@ def interval_samples(run: str, before: datetime | None, last: datetime) -> list[
     return [Sample("iprobe_round_interval_seconds", (label(run),), (last - before).total_seconds())]
 
 
+def loss_samples(run: str, means: Mapping[str, float]) -> list[Sample]:
+    """The mixed losses by term; one that is not finite is exported as it is, since a broken loss must be seen."""
+    return [Sample("iprobe_mix_loss", (label(run), label(term)), mean) for term, mean in means.items()]
+
+
 def counter_samples(run: str, rounds: int, failures: int, parse_failures: Mapping[str, int]) -> list[Sample]:
     """What only ever grows; ``parse_failures`` by task."""
     name = label(run)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from introspection_probe.history.database import DEFAULT_URL, HistoryUnavailableError, NotThereError, resolve_url
-from introspection_probe.history.rows import AlertRow, ExampleRow, RunRow, ScoredRound
+from introspection_probe.history.rows import AlertRow, ExampleRow, MixedLosses, RunRow, ScoredRound
 from introspection_probe.history.store import History
 from introspection_probe.history.writer import HistoryWriter
 
@@ -14,6 +14,7 @@ __all__ = [
     "History",
     "HistoryUnavailableError",
     "HistoryWriter",
+    "MixedLosses",
     "NotThereError",
     "RunRow",
     "ScoredRound",

@@ -49,20 +49,21 @@ def resolve_url(db: str | None) -> str:
         return URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
     try:
         url = make_url(text)
-    except (ArgumentError, ValueError) as error:
+    except (ArgumentError, ValueError):
+        # Not even as the cause: it may quote a part of the URL, and tracebacks end up in logs.
         raise IntrospectionError(
             f"{_without_password(text)!r} is not a database URL: use a file path, sqlite:///FILE or "
             "postgresql://USER@HOST/NAME"
-        ) from error
+        ) from None
     if url.drivername in ("postgresql", "postgres"):
         url = url.set(drivername="postgresql+psycopg")
     return url.render_as_string(hide_password=False)
 
 
 def _without_password(text: str) -> str:
-    """A malformed URL may still hold a password: everything before the last @ goes."""
-    head, at, tail = text.rpartition("@")
-    return f"{head.partition('://')[0]}://…@{tail}" if at else text
+    """A malformed URL may still hold a password: everything before the last @ goes, and every option."""
+    head, at, tail = text.partition("?")[0].rpartition("@")
+    return f"{head.partition('://')[0]}://…@{tail}" if at else tail
 
 
 class Database:
@@ -150,8 +151,9 @@ class Database:
 
 
 def _shown(url: URL) -> str:
-    """How messages name the database: the file's path, or the URL without its password."""
-    return _sqlite_path(url) or url.render_as_string(hide_password=True)
+    """How messages name the database: the file's path, or the URL without its password and options."""
+    # PostgreSQL takes a password among the options, too.
+    return _sqlite_path(url) or url.set(query={}).render_as_string(hide_password=True)
 
 
 def _sqlite_path(url: URL) -> str | None:

@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from difflib import get_close_matches
+from itertools import groupby
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, func, or_, select
@@ -14,7 +15,7 @@ from introspection_probe.errors import IntrospectionError
 from introspection_probe.history import schema as s
 from introspection_probe.history.counts import Row, round_scores
 from introspection_probe.history.database import NotThereError
-from introspection_probe.history.rows import AlertRow, ExampleRow, RunRow, ScoredRound
+from introspection_probe.history.rows import AlertRow, ExampleRow, MixedLosses, RunRow, ScoredRound
 from introspection_probe.history.texts import chunks, values_of
 from introspection_probe.history.values import NAME_LIMIT, storable
 from introspection_probe.records import Behavior, Explanation, Responses, Rollout
@@ -109,6 +110,17 @@ def rounds(connection: Connection, run_id: int, since_step: int | None = None) -
             scores={task["task"]: round_scores(task, targets[row["id"], task["task"]]) for task in tasks[row["id"]]},
         )
         for row in _rows(connection, query)
+    ]
+
+
+def losses(connection: Connection, run_id: int) -> list[MixedLosses]:
+    """A run's mixed losses in order of step."""
+    of_run = select(s.mixed_loss).where(s.mixed_loss.c.run_id == run_id)
+    query = of_run.order_by(s.mixed_loss.c.step, s.mixed_loss.c.term)
+    return [
+        MixedLosses(step, max(row["steps"] for row in rows), {row["term"]: row["mean"] for row in rows})
+        for step, group in groupby(_rows(connection, query), key=lambda row: row["step"])
+        if (rows := list(group))
     ]
 
 

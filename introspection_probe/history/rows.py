@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from introspection_probe.records import Behavior, Explanation, Responses, RunStatus
+from introspection_probe.records import Behavior, Explanation, LossTerm, Responses, RunStatus
 from introspection_probe.scoring.counts import RoundScores
 
 
@@ -63,6 +63,21 @@ class ScoredRound:
 
 
 @dataclass(frozen=True, slots=True)
+class MixedLosses:
+    """The mixed losses of the optimizer steps between two rounds.
+
+    Attributes:
+        step: optimizer steps done at the last of them.
+        steps: how many they are.
+        means: by term, before its weight; None where it was not a finite number. What was not mixed in is absent.
+    """
+
+    step: int
+    steps: int
+    means: Mapping[LossTerm, float | None]
+
+
+@dataclass(frozen=True, slots=True)
 class ExampleRow:
     """One example of a round as a person wants to see it. Every text in it is hostile: escape before showing.
 
@@ -113,3 +128,7 @@ class AlertRow:
     def active(self) -> bool:
         """Whether the condition still holds."""
         return self.cleared_at is None
+
+    def stood_at(self, step: int) -> bool:
+        """Whether the condition held after this step."""
+        return self.raised_step <= step and (self.cleared_step is None or self.cleared_step > step)

@@ -26,7 +26,7 @@ from sqlalchemy import (
 
 from introspection_probe.history.values import UTCDateTime
 
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 """Every schema version this program knows, oldest first; the last is the one it reads and writes."""
 
 VERSION_TABLE = "iprobe_schema_version"
@@ -201,6 +201,17 @@ response = Table(
     Column("position", Integer, primary_key=True),
     Column("included_id", Integer, ForeignKey("text.id"), nullable=False),
     Column("ablated_id", Integer, ForeignKey("text.id"), nullable=False),
+    sqlite_with_rowid=False,
+)
+
+mixed_loss = Table(
+    "mixed_loss",
+    metadata,
+    Column("run_id", Integer, ForeignKey("run.id", ondelete="CASCADE"), primary_key=True),
+    Column("step", Integer, primary_key=True),
+    Column("term", String(16), primary_key=True),
+    Column("steps", Integer, nullable=False),
+    Column("mean", Float),
     sqlite_with_rowid=False,
 )
 

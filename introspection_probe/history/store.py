@@ -15,9 +15,9 @@ from sqlalchemy import Connection
 from introspection_probe.history import reading, writing
 from introspection_probe.history.database import Database
 from introspection_probe.history.migrate import ensure_schema
-from introspection_probe.history.rows import AlertRow, ExampleRow, RunRow, ScoredRound
+from introspection_probe.history.rows import AlertRow, ExampleRow, MixedLosses, RunRow, ScoredRound
 from introspection_probe.history.texts import Texts
-from introspection_probe.records import Alert, Probe, Rollout, Round, RunInfo, RunStatus
+from introspection_probe.records import Alert, LossTerm, MeanLoss, Probe, Rollout, Round, RunInfo, RunStatus
 from introspection_probe.scoring.counts import RoundScores
 
 T = TypeVar("T")
@@ -74,9 +74,14 @@ class History:
     ) -> None:
         self.close()
 
-    def start_run(self, info: RunInfo) -> int:
-        """Begin the run, or go on with the one of the same uid; its id. Its status becomes ``"running"``."""
-        return self._write(lambda connection: writing.start_run(connection, info))
+    def start_run(self, info: RunInfo, *, after_step: int | None = None) -> int:
+        """Begin the run, or go on with the one of the same uid; its id. Its status becomes ``"running"``.
+
+        Args:
+            after_step: the step of the checkpoint that the run goes on from. What the history holds of later steps
+                came to nothing and is removed; an alert that was cleared there stands again.
+        """
+        return self._write(lambda connection: writing.start_run(connection, info, after_step=after_step))
 
     def save_probe_set(
         self,
@@ -117,6 +122,14 @@ class History:
             IntrospectionError: no such run, a duration that is NaN, a start without timezone.
         """
         self._write(lambda connection: writing.record_round(connection, self._texts, run_id, round_, scores))
+
+    def record_losses(self, run_id: int, step: int, losses: Mapping[LossTerm, MeanLoss]) -> None:
+        """Keep the mixed losses of the optimizer steps since the last ones kept, up to ``step``, by term.
+
+        Raises:
+            IntrospectionError: no such run.
+        """
+        self._write(lambda connection: writing.record_losses(connection, run_id, step, losses))
 
     def update_run(
         self,
@@ -165,6 +178,10 @@ class History:
     def rounds(self, run_id: int, *, since_step: int | None = None) -> list[ScoredRound]:
         """The counts of the run's rounds in order of step, from ``since_step`` on. Reads no rollouts."""
         return self._read(lambda connection: reading.rounds(connection, run_id, since_step))
+
+    def losses(self, run_id: int) -> list[MixedLosses]:
+        """The run's mixed losses from round to round, in order of step; empty for a run that mixes nothing in."""
+        return self._read(lambda connection: reading.losses(connection, run_id))
 
     def content_hashes(self, run_id: int) -> frozenset[str]:
         """The content hashes of the probe sets that the run was measured with."""

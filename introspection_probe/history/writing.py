@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,15 +13,15 @@ from introspection_probe.history import schema as s
 from introspection_probe.history.counts import score_rows, task_row
 from introspection_probe.history.texts import Texts
 from introspection_probe.history.values import NAME_LIMIT, finite, in_utc, now, storable
-from introspection_probe.records import Alert, Message, Probe, Round, RunInfo, RunStatus
+from introspection_probe.records import Alert, LossTerm, MeanLoss, Message, Probe, Round, RunInfo, RunStatus
 from introspection_probe.scoring.counts import RoundScores
 
 # What a person reads of a prompt in a report; the probe set itself holds all of it.
 PROMPT_LIMIT = 800
 
 
-def start_run(connection: Connection, info: RunInfo) -> int:
-    """The run's id; a run whose uid is known goes on, under its new name and configuration."""
+def start_run(connection: Connection, info: RunInfo, *, after_step: int | None = None) -> int:
+    """The run's id; a run whose uid is known goes on, under its new name and configuration, after that step."""
     moment = now()
     uid = storable(info.uid, NAME_LIMIT)
     values = {
@@ -35,9 +36,24 @@ def start_run(connection: Connection, info: RunInfo) -> int:
     }
     run_id: int | None = connection.scalar(select(s.run.c.id).where(s.run.c.uid == uid))
     if run_id is not None:
+        if after_step is not None:
+            values["step"] = after_step
+            _forget_after(connection, run_id, after_step)
         connection.execute(update(s.run).where(s.run.c.id == run_id).values(**values))
         return run_id
     return _inserted(connection, insert(s.run).values(uid=uid, step=0, started_at=moment, **values))
+
+
+def _forget_after(connection: Connection, run_id: int, step: int) -> None:
+    """What a run measured beyond the checkpoint that it goes on from is no part of its course."""
+    for table, at in (
+        (s.round_, s.round_.c.step),
+        (s.mixed_loss, s.mixed_loss.c.step),
+        (s.alert, s.alert.c.raised_step),
+    ):
+        connection.execute(delete(table).where(table.c.run_id == run_id, at > step))
+    cleared_later = (s.alert.c.run_id == run_id) & (s.alert.c.cleared_step > step)
+    connection.execute(update(s.alert).where(cleared_later).values(cleared_step=None, cleared_at=None))
 
 
 def save_probe_set(
@@ -186,6 +202,24 @@ def _insert_rollouts(connection: Connection, texts: Texts, round_id: int, round_
     ]
     if written:
         connection.execute(insert(s.response), written)
+
+
+def record_losses(connection: Connection, run_id: int, step: int, losses: Mapping[LossTerm, MeanLoss]) -> None:
+    """Write the mixed losses of the steps up to ``step``; what was there for it is replaced."""
+    _touch(connection, run_id)
+    connection.execute(delete(s.mixed_loss).where(s.mixed_loss.c.run_id == run_id, s.mixed_loss.c.step == step))
+    rows = [
+        {
+            "run_id": run_id,
+            "step": step,
+            "term": term,
+            "steps": loss.steps,
+            "mean": loss.mean if math.isfinite(loss.mean) else None,
+        }
+        for term, loss in losses.items()
+    ]
+    if rows:
+        connection.execute(insert(s.mixed_loss), rows)
 
 
 def update_run(
