@@ -21,7 +21,7 @@ from introspection_probe.mixture import Ingredient, Mixture, ToBuild
 from introspection_probe.numbers import PREFIX, round_numbers
 from introspection_probe.observers import Observers
 from introspection_probe.preparing import model_name, prepare
-from introspection_probe.records import Round, RunInfo, RunStatus
+from introspection_probe.records import LossTerm, MeanLoss, Round, RunInfo, RunStatus
 from introspection_probe.rollout import Prober, distributed, encode_set
 from introspection_probe.run_folder import RunFolder
 from introspection_probe.scoring.counts import RoundScores
@@ -86,6 +86,7 @@ class Session:
         self.last_round: int | None = None
         self.pending_step: int | None = None
         self._losses = _LossMeter()
+        self._losses_since_round = _LossMeter()
         self._fresh: dict[str, float] = {}
         self._began = time.perf_counter()
         self._beat = 0.0
@@ -135,6 +136,7 @@ class Session:
         self._last_duration = time.perf_counter() - clock
         self._spent += self._last_duration
         stop = False
+        self._tell_losses(step)
         if self.observers is not None:
             stop = self._tell(self.observers, taken)
         # Every process has to stop at the same step; only rank 0 judges.
@@ -151,6 +153,11 @@ class Session:
         self._fresh = round_numbers(scores)
         return observers.round_taken(round_, scores, self._fresh, self.overhead)
 
+    def _tell_losses(self, step: int) -> None:
+        losses = self._losses_since_round.drain()
+        if self.observers is not None and losses:
+            self.observers.losses_since_round(step, losses)
+
     @property
     def _may_stop(self) -> bool:
         asked = self._config.on_alert
@@ -164,6 +171,7 @@ class Session:
     def mixed(self, losses: MixLosses) -> None:
         """Remember a step's losses until the host logs."""
         self._losses.add(losses)
+        self._losses_since_round.add(losses)
 
     def beat(self, step: int) -> None:
         """Let readers see that the run lives, also where the host logs seldom, and whether rounds are overdue."""
@@ -177,7 +185,7 @@ class Session:
 
     def numbers_to_log(self, step: int) -> dict[str, float]:
         """Mean losses since the last call, and the last round's numbers when they are new."""
-        losses = self._losses.drain()
+        losses: dict[str, float] = {term: loss.mean for term, loss in self._losses.drain().items()}
         numbers = {f"{PREFIX}{term}_loss": value for term, value in losses.items()}
         if self.observers is not None:
             self.observers.step_done(step, losses)
@@ -191,6 +199,8 @@ class Session:
         """Flush and shut down."""
         if self._ending is not None:
             self._ending.cancel()
+        if step is not None:
+            self._tell_losses(step)
         if self.observers is not None:
             self.observers.close(status, step)
 
@@ -199,17 +209,20 @@ class _LossMeter:
     """Sums on the device, read only when somebody asks: no synchronization in between."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._sums: dict[LossTerm, Tensor] = {}
+        self._counts: dict[LossTerm, int] = {}
 
     def add(self, losses: MixLosses) -> None:
-        for term, value in (("explanation", losses.explanation), ("kl", losses.kl)):
+        terms: tuple[tuple[LossTerm, Tensor | None], ...] = (("explanation", losses.explanation), ("kl", losses.kl))
+        for term, value in terms:
             if value is not None:
                 self._sums[term] = self._sums[term] + value if term in self._sums else value
                 self._counts[term] = self._counts.get(term, 0) + 1
 
-    def drain(self) -> dict[str, float]:
-        means = {term: float(total) / self._counts[term] for term, total in self._sums.items()}
+    def drain(self) -> dict[LossTerm, MeanLoss]:
+        """The means since the last call."""
+        counts = self._counts
+        means = {term: MeanLoss(float(total) / counts[term], counts[term]) for term, total in self._sums.items()}
         self._sums, self._counts = {}, {}
         return means
 
