@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -266,6 +267,35 @@ def test_every_integration_is_listed_and_exported_as_it_is_here(program: Program
                 assert str(copy) in result.out.split()
 
 
+def test_alerts_link_to_the_page_that_the_project_declares_or_the_user_names(program: Program, tmp_path: Path) -> None:
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+    own = "https://wiki.example.com/display/ML/Runbook?page=7"
+    anchors = set(re.findall(r"^## (\w+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE))
+    for name in ("prometheus", "grafana", "kubernetes", "compose"):
+        for options, base in (((), urls["Runbook"]), (("--runbook-url", own), own)):
+            folder = tmp_path / f"{name}{len(options)}"
+            assert program("integrations", "export", name, folder, *options).code == 0
+            assert (folder / "runbook.md").read_bytes() == (ROOT / "docs" / "runbook.md").read_bytes()
+            linked = {
+                url for file in folder.rglob("*.y*ml") for url in runbook_urls(yaml.safe_load_all(file.read_text()))
+            }
+            assert linked == {f"{base}#{anchor}" for anchor in anchors}, name
+    promtool = debian_program("promtool", "prometheus")
+    tests = sorted((tmp_path / "prometheus2" / "tests").glob("*.yml"))
+    done = subprocess.run([promtool, "test", "rules", *map(str, tests)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def runbook_urls(value: Any) -> Iterator[str]:
+    """Every `runbook_url` in a document, wherever it stands."""
+    if isinstance(value, dict):
+        yield from (url for key, url in value.items() if key == "runbook_url")
+        value = value.values()
+    if not isinstance(value, str | int | float | None):
+        for item in value:
+            yield from runbook_urls(item)
+
+
 def test_an_exported_compose_folder_holds_what_it_mounts(program: Program, tmp_path: Path) -> None:
     program("integrations", "export", "compose", tmp_path)
     settings = dict(line.split("=") for line in (tmp_path / ".env").read_text().splitlines())
@@ -296,6 +326,9 @@ def test_what_somebody_changed_is_not_overwritten_unless_told(program: Program, 
         (("export", "splunk", "x"), "there is no integration 'splunk': choose one of"),
         (("export", "grafana"), "no folder is named: iprobe integrations export grafana DIR"),
         (("list", "grafana"), "list takes no name"),
+        (("export", "grafana", "x", "--runbook-url", "wiki/runbook"), "give the http(s) URL of a page"),
+        (("export", "grafana", "x", "--runbook-url", "https://x/{{ $labels.run }}"), "give the http(s) URL of a page"),
+        (("export", "grafana", "x", "--runbook-url", "https://x/y#z"), "without a section"),
         (("export", "grafana", "/proc/nothing"), "cannot write /proc/nothing"),
     ],
 )
@@ -314,3 +347,4 @@ def test_the_wheel_holds_them(tmp_path: Path) -> None:
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         held = {name.removeprefix("introspection_probe/integrations/") for name in wheel.namelist()}
     assert {str(file.relative_to(FOLDER)) for file in FOLDER.rglob("*") if file.is_file()} <= held
+    assert "introspection_probe/runbook.md" in held

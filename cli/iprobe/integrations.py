@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -27,10 +28,25 @@ NAMES = {
 }
 
 
+RUNBOOK = "https://github.com/introspection-probe/introspection-probe/blob/main/docs/runbook.md"
+"""Where the alerts' `runbook_url` point to unless told otherwise: the page in the project's own repository."""
+
+# What neither YAML, nor a template of Prometheus or Grafana, nor a browser would read as anything else than a URL.
+_URL = re.compile(r"https?://[A-Za-z0-9][A-Za-z0-9._~:/?&=%@+,;()\[\]-]*")
+
+
 def integrations(
     action: Annotated[Action, typer.Argument(help="list them, or export one.")] = Action.list,
     name: Annotated[str | None, typer.Argument(help=f"One of {', '.join(NAMES)}.")] = None,
     folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="Where to write it; made if needed.")] = None,
+    runbook_url: Annotated[
+        str,
+        typer.Option(
+            metavar="URL",
+            help="Page that the alerts link to, each to its section: your own copy of the runbook.md that is written "
+            "beside them.",
+        ),
+    ] = RUNBOOK,
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that differ.")] = False,
 ) -> None:
     """Write out what other systems load: `iprobe integrations export NAME DIR`.
@@ -47,7 +63,11 @@ def integrations(
         raise IntrospectionError(f"{given}: choose one of {', '.join(NAMES)}")
     if folder is None:
         raise IntrospectionError(f"no folder is named: iprobe integrations export {name} DIR")
-    files = _files(name)
+    if not _URL.fullmatch(runbook_url):
+        raise IntrospectionError(
+            f"--runbook-url is {runbook_url!r}: give the http(s) URL of a page, without a section (#...) of its own"
+        )
+    files = {path: content.replace(RUNBOOK.encode(), runbook_url.encode()) for path, content in _files(name).items()}
     differing = [path for path, content in files.items() if _differs(folder / path, content)]
     if differing and not force:
         raise IntrospectionError(
@@ -67,6 +87,7 @@ def integrations(
 def _files(name: str) -> dict[Path, bytes]:
     """The contents by path below the target folder."""
     files = _below(name)
+    files[Path("runbook.md")] = _runbook().read_bytes()
     if name == "compose":
         for needed in ("prometheus", "grafana"):
             files |= {Path(needed) / path: content for path, content in _below(needed).items()}
@@ -89,6 +110,17 @@ def _root() -> Path:
         if place.is_dir():
             return place
     raise IntrospectionError("this installation has no integrations: reinstall introspection-probe from its wheel")
+
+
+def _runbook() -> Path:
+    """The page on every alert, likewise."""
+    import introspection_probe
+
+    package = Path(introspection_probe.__file__).parent
+    for place in (package / "runbook.md", package.parent / "docs" / "runbook.md"):
+        if place.is_file():
+            return place
+    raise IntrospectionError("this installation has no runbook: reinstall introspection-probe from its wheel")
 
 
 def _differs(file: Path, content: bytes) -> bool:
