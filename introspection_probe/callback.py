@@ -7,6 +7,7 @@ whatever the accumulation.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import fields, replace
 from typing import Any
 
@@ -18,6 +19,8 @@ from introspection_probe.config import IntrospectionConfig
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.mixture import Sources, read_ingredients
 from introspection_probe.session import Session
+
+logger = logging.getLogger("introspection_probe")
 
 
 class IntrospectionCallback(TrainerCallback):  # type: ignore[misc]
@@ -81,8 +84,8 @@ class IntrospectionCallback(TrainerCallback):  # type: ignore[misc]
             self._session.close("failed")
             self._session = None
         self._session = Session(self.config, self._ingredients, args, state, model, tokenizer)
-        if self.config.probe_at_start and state.global_step == 0:
-            self._session.take_round(model, 0)
+        if self.config.probe_at_start and not self._session.folder.resumed:
+            self._session.take_round(model, state.global_step)
 
     def on_step_begin(
         self,
@@ -95,8 +98,10 @@ class IntrospectionCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Add the mixed loss's gradient to this step's, before the host's first backward."""
         session = self._begun()
-        if session.mixer is None:
+        # Data without a length may end within an accumulation window, which then begins again in the next epoch.
+        if session.mixer is None or session.mixed_step == state.global_step:
             return
+        session.mixed_step = state.global_step
         assert model is not None
         if self.loss_is_added_by_trainer:
             session.pending_step = state.global_step
@@ -133,6 +138,17 @@ class IntrospectionCallback(TrainerCallback):  # type: ignore[misc]
             if session.should_stop:
                 control.should_save = control.should_training_stop = True
 
+    def on_epoch_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Take the last round where the run was ended after the step."""
+        self._take_last_round(state, control, model)
+
     def on_log(
         self,
         args: TrainingArguments,
@@ -141,16 +157,25 @@ class IntrospectionCallback(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Add our numbers to the row that the host logs."""
-        if self._session is None or logs is None:
+        """Add our numbers to the row that the host logs; an evaluation's row is not about the steps before it."""
+        is_evaluation = any(name.endswith("_runtime") and name != "train_runtime" for name in logs or {})
+        if self._session is None or logs is None or is_evaluation:
             return
         numbers = self._session.numbers_to_log(state.global_step)
         logs.update(numbers)
         if state.log_history:
             state.log_history[-1].update(numbers)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Make the checkpoint resumable."""
+    def on_save(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Make the checkpoint resumable; take the last round where an evaluation has just ended the run."""
+        self._take_last_round(state, control, model)
         if self._session is not None and state.is_world_process_zero:
             with self._session.guard("saving the run's identity"):
                 self._session.folder.save_to_checkpoint(host.output_dir(args), state.global_step)
@@ -166,9 +191,23 @@ class IntrospectionCallback(TrainerCallback):  # type: ignore[misc]
         """Take the last round unless it is taken, and write everything out."""
         session = self._begun()
         if self.config.probe_at_end and session.last_round != state.global_step and model is not None:
-            session.take_round(model, state.global_step)
+            if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+                logger.info("no last round: the trainer has put %s in the model's place", state.best_model_checkpoint)
+            else:
+                session.take_round(model, state.global_step)
         session.close("stopped" if session.should_stop else "finished", state.global_step)
         self._session = None
+
+    def _take_last_round(self, state: TrainerState, control: TrainerControl, model: nn.Module | None) -> None:
+        """A round of the last step's model, if the run is over and has none yet.
+
+        Train end is too late: with ``load_best_model_at_end`` the model is another one by then.
+        """
+        session = self._session
+        if session is None or model is None or not (self.config.probe_at_end and control.should_training_stop):
+            return
+        if session.last_round != state.global_step:
+            session.take_round(model, state.global_step)
 
     def _begun(self) -> Session:
         if self._session is None:

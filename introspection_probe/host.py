@@ -30,6 +30,21 @@ def tokenizer_of(processing_class: Any) -> Any:
     return tokenizer
 
 
+def check_language_model(model: nn.Module) -> None:
+    """Refuse what cannot be asked for an explanation.
+
+    Raises:
+        IntrospectionError: no decoder with a language-model head: a reward model, a classifier, an encoder-decoder.
+    """
+    hosted: Any = model
+    can_generate = getattr(model, "can_generate", None)
+    if not callable(can_generate) or not can_generate() or hosted.config.is_encoder_decoder:
+        raise IntrospectionError(
+            f"{type(model).__name__} is no causal language model, so it can be asked for no explanation: take the "
+            "callback out of this trainer"
+        )
+
+
 def end_token_of(tokenizer: Any) -> int:
     """The token that ends an explanation in training.
 

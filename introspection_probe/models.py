@@ -55,7 +55,8 @@ def model_fingerprint(model: nn.Module) -> str:
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
-        flat = parameter.detach().reshape(-1)
+        whole = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter  # sharded by FSDP
+        flat = whole.detach().reshape(-1)
         sample = flat[:: max(flat.numel() // _SAMPLED_VALUES, 1)][:_SAMPLED_VALUES]
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
         digest.update(sample.to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes())

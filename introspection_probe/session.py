@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -50,8 +51,11 @@ class Session:
         self.guard = Guard(config.on_error)
         self.folder = distributed.on_main(lambda: RunFolder.begin(host.output_dir(args), state.global_step))
         self._began_at = state.global_step
+        host.check_language_model(model)
         mixture = prepare(ingredients, config, self.folder, model, tokenizer)
         if self._is_main:
+            if self._began_at and not self.folder.resumed:
+                logger.warning(_not_from_m0(self._began_at, self.folder.path))
             built = () if self.folder.resumed else {i.name for i in ingredients if isinstance(i.source, ToBuild)}
             for warning in train_begin_warnings(config, mixture, args, model, tokenizer, built):
                 logger.warning(warning)
@@ -85,6 +89,7 @@ class Session:
         self.should_stop = False
         self.last_round: int | None = None
         self.pending_step: int | None = None
+        self.mixed_step: int | None = None
         self._losses = _LossMeter()
         self._losses_since_round = _LossMeter()
         self._fresh: dict[str, float] = {}
@@ -111,7 +116,8 @@ class Session:
             if self.folder.resumed:
                 mixer.load_reference(self.folder.reference)
             else:
-                mixer.capture_reference(model, self.folder.reference, steps=state.max_steps - state.global_step)
+                ahead = state.max_steps - state.global_step
+                mixer.capture_reference(model, self.folder.reference, steps=ahead, first=state.global_step)
         return mixer
 
     def is_due(self, step: int) -> bool:
@@ -128,6 +134,7 @@ class Session:
         """Measure, score, tell."""
         clock = time.perf_counter()
         taken: tuple[Round, dict[str, RoundScores]] | None = None
+        is_first = self.last_round is None and not self.folder.resumed
         with self.guard("a round"):
             round_ = self._prober.measure(model, step=step)
             asked = round_.measured(self._probes)
@@ -138,16 +145,18 @@ class Session:
         stop = False
         self._tell_losses(step)
         if self.observers is not None:
-            stop = self._tell(self.observers, taken)
+            stop = self._tell(self.observers, taken, is_first=is_first and step == self._began_at)
         # Every process has to stop at the same step; only rank 0 judges.
         self.should_stop = distributed.broadcast(stop) if self._may_stop else False
 
-    def _tell(self, observers: Observers, taken: tuple[Round, dict[str, RoundScores]] | None) -> bool:
+    def _tell(
+        self, observers: Observers, taken: tuple[Round, dict[str, RoundScores]] | None, *, is_first: bool
+    ) -> bool:
         if taken is None:
             observers.round_failed()
             return False
         round_, scores = taken
-        if round_.step == 0:
+        if is_first:
             for warning in not_m0("the model", scores):
                 logger.warning(warning)
         self._fresh = round_numbers(scores)
@@ -248,6 +257,13 @@ def train_begin_warnings(
         just_built=just_built,
     )
     return [finding.sentence for finding in found]
+
+
+def _not_from_m0(step: int, folder: Path) -> str:
+    return (
+        f"the run goes on at step {step}, and neither its checkpoint nor {folder} says which introspection run it "
+        "belongs to: a new one begins here, with the model as it is now for M0"
+    )
 
 
 def _run_info(

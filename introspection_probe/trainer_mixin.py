@@ -39,6 +39,10 @@ class IntrospectionTrainerMixin:
     def _handler(self) -> Any:
         return self.callback_handler  # type: ignore[attr-defined]
 
+    @property
+    def _bare_model(self) -> nn.Module:
+        return self.model  # type: ignore[attr-defined,no-any-return]
+
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -47,7 +51,8 @@ class IntrospectionTrainerMixin:
         found = host.compute_loss(model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch)
         if not model.training:
             return found
-        extra = self._introspection.mixed_loss(model)
+        # Not ``model``, which may be wrapped (DDP): gradients are reduced by hooks on the parameters themselves.
+        extra = self._introspection.mixed_loss(self._bare_model)
         if extra is None:
             return found
         extra = extra * self._later_division(num_items_in_batch)

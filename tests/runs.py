@@ -80,7 +80,16 @@ def host_data(rows: int = 64) -> Dataset:
     return Dataset.from_list((chats * (rows // len(chats) + 1))[:rows])
 
 
-def sft(folder: Path, *, callbacks: list[Any], model: PreTrainedModel | None = None, **overrides: Any) -> SFTTrainer:
+def sft(
+    folder: Path,
+    *,
+    callbacks: list[Any],
+    model: PreTrainedModel | None = None,
+    kind: type[SFTTrainer] = SFTTrainer,
+    train_dataset: Any = None,
+    eval_dataset: Dataset | None = None,
+    **overrides: Any,
+) -> SFTTrainer:
     arguments: dict[str, Any] = {
         "output_dir": str(folder),
         "max_steps": 4,
@@ -96,10 +105,11 @@ def sft(folder: Path, *, callbacks: list[Any], model: PreTrainedModel | None = N
         "seed": 0,
         **overrides,
     }
-    return SFTTrainer(
+    return kind(
         model or embedded_model(),
         args=SFTConfig(**arguments),
-        train_dataset=host_data(),
+        train_dataset=host_data() if train_dataset is None else train_dataset,
+        eval_dataset=eval_dataset,
         processing_class=embedded_tokenizer(),
         callbacks=callbacks,
     )

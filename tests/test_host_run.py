@@ -12,15 +12,30 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from runs import embedded_model, embedded_tokenizer, largest_difference, sft, small_probe_set, weights
-from transformers import TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
+from runs import (
+    embedded_model,
+    embedded_tokenizer,
+    encoded,
+    host_data,
+    largest_difference,
+    sft,
+    small_probe_set,
+    weights,
+)
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    EarlyStoppingCallback,
+    TrainerCallback,
+)
+from trl import GRPOConfig, GRPOTrainer, RewardConfig, RewardTrainer
 
 from introspection_probe import IntrospectionCallback
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.history import History
 from introspection_probe.rollout import Prober
 from introspection_probe.rollout.isolation import measuring
+from introspection_probe.tasks.jabberwocky import MODEL_PATH
 
 
 def host_rows(log_history: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -177,12 +192,19 @@ def test_resuming_without_the_reference_says_what_to_do(tmp_path: Path) -> None:
         sft(tmp_path / "out", callbacks=[callback()], max_steps=4).train(resume_from_checkpoint=True)
 
 
-def test_a_checkpoint_saved_without_the_callback_can_be_resumed_with_it(tmp_path: Path) -> None:
-    sft(tmp_path / "out", callbacks=[], max_steps=2, save_strategy="steps", save_steps=2).train()
-    callback = IntrospectionCallback(small_probe_set(), db=tmp_path / "h.db", on_error="raise")
-    sft(tmp_path / "out", callbacks=[callback], max_steps=4).train(resume_from_checkpoint=True)
+def test_a_checkpoint_saved_without_the_callback_begins_a_run_of_its_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sft(tmp_path / "out", callbacks=[], max_steps=12, save_strategy="steps", save_steps=9).train()
+    callback = IntrospectionCallback(small_probe_set(), db=tmp_path / "h.db", on_error="raise", mix_batch_size=4)
+    resumed = sft(tmp_path / "out", callbacks=[callback], max_steps=12)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-9"))
     with History.open(str(tmp_path / "h.db"), must_exist=True) as history:
-        assert [r.step for r in history.rounds(history.find_run(None).id)][-1] == 4
+        assert [r.step for r in history.rounds(history.find_run(None).id)] == [9, 12]
+    told = "\n".join(record.getMessage() for record in caplog.records)
+    assert "the run goes on at step 9, and neither its checkpoint nor" in told
+    # What is mixed in at the steps that are left has a reference, although the steps before drew other examples.
+    assert "have no reference" not in told
 
 
 def test_a_failing_round_is_logged_once_counted_and_does_not_stop_the_run(
@@ -234,6 +256,23 @@ def test_loss_terms_and_scores_appear_in_the_hosts_own_log_rows(tmp_path: Path) 
     assert json.dumps(trainer.state.log_history)
 
 
+def test_an_evaluation_in_between_takes_nothing_out_of_the_hosts_rows(tmp_path: Path) -> None:
+    def logged(**options: Any) -> list[dict[str, Any]]:
+        callback = IntrospectionCallback(small_probe_set(), db=tmp_path / "h.db", probe_every=3, on_error="raise")
+        trainer = sft(
+            tmp_path / "out", callbacks=[callback], max_steps=4, logging_steps=2, eval_dataset=host_data(), **options
+        )
+        trainer.train()
+        return [row for row in trainer.state.log_history if "loss" in row]
+
+    ours = [
+        [{name: row[name] for name in row if name.startswith("introspection/")} for row in rows]
+        for rows in (logged(), logged(eval_strategy="steps", eval_steps=1))
+    ]
+    assert ours[0] == ours[1]
+    assert all("introspection/kl_loss" in row for row in ours[0])
+
+
 def test_rounds_hold_the_overhead_that_was_asked_for(tmp_path: Path) -> None:
     callback = IntrospectionCallback(
         small_probe_set(), db=tmp_path / "h.db", probe_every=1, max_overhead=0.001, on_error="raise"
@@ -244,6 +283,38 @@ def test_rounds_hold_the_overhead_that_was_asked_for(tmp_path: Path) -> None:
         assert 0 < history.find_run(None).overhead <= 1
 
 
+@pytest.mark.parametrize("when", ["steps", "epoch"])
+def test_the_last_round_is_of_the_last_steps_model_where_the_best_one_is_loaded_at_the_end(
+    when: str, tmp_path: Path
+) -> None:
+    callback = IntrospectionCallback(small_probe_set(), db=tmp_path / "h.db", on_error="raise")
+    trainer = sft(
+        tmp_path / "out",
+        callbacks=[callback, EarlyStoppingCallback(early_stopping_patience=1)],
+        max_steps=20,
+        per_device_train_batch_size=16,  # four steps an epoch
+        learning_rate=0.01,
+        eval_dataset=host_data().select(range(8)),
+        eval_strategy=when,
+        eval_steps=4,
+        save_strategy=when,
+        save_steps=4,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=True,  # so that the first one stays the best
+    )
+    trainer.train()
+    assert trainer.state.best_global_step == 4
+    last = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "checkpoint-8")
+    assert largest_difference(weights(last), weights(trainer.model)) > 0.01
+    with History.open(str(tmp_path / "h.db"), must_exist=True) as history:
+        run = history.find_run(None)
+        assert [r.step for r in history.rounds(run.id)] == [0, 8]
+        measured = history.rollouts(run.id, 8)
+    expected = Prober(embedded_tokenizer(), encoded(small_probe_set())).measure(last, step=8)
+    assert list(measured) == list(expected.rollouts)
+
+
 def test_a_model_that_is_not_m0_is_told_at_the_first_round(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = embedded_model()
     with torch.no_grad():
@@ -252,6 +323,25 @@ def test_a_model_that_is_not_m0_is_told_at_the_first_round(tmp_path: Path, caplo
     callback = IntrospectionCallback(small_probe_set(), db=tmp_path / "h.db", explanation_weight=0)
     sft(tmp_path / "out", callbacks=[callback], model=model, max_steps=1).train()
     assert any("another model" in record.getMessage() for record in caplog.records)
+
+
+def test_a_reward_models_trainer_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(MODEL_PATH, num_labels=1)
+    pairs = [
+        {"prompt": list(probe.example.ablated), "chosen": answers[:1], "rejected": answers[1:2]}
+        for probe in small_probe_set().split("train")
+        for answers in [[{"role": "assistant", "content": option} for option in probe.example.options]]
+    ]
+    trainer = RewardTrainer(
+        model,
+        args=RewardConfig(str(tmp_path / "out"), max_steps=1, report_to=[], use_cpu=True, bf16=False),
+        train_dataset=Dataset.from_list(pairs),
+        processing_class=embedded_tokenizer(),
+        callbacks=[IntrospectionCallback("jabberwocky", db=tmp_path / "h.db")],
+    )
+    with pytest.raises(IntrospectionError, match=r"^LlamaForSequenceClassification is no causal language model"):
+        trainer.train()
+    assert not (tmp_path / "h.db").exists()
 
 
 def test_bad_use_is_one_sentence_naming_the_value(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import IterableDataset
 from peft import LoraConfig, get_peft_model
 from runs import (
     embedded_model,
@@ -151,6 +152,27 @@ def test_gradient_after_host_backward_is_that_of_the_summed_loss(accumulation: i
         summed = {name: alone[step][name] + term[name] for name in alone[step]}
         assert largest_difference(mixed[step], summed) < 2e-5
         assert largest_difference(mixed[step], alone[step]) > 1e-3
+
+
+def test_data_that_ends_within_an_accumulation_window_is_mixed_into_once_a_step(tmp_path: Path) -> None:
+    def gradients(*callbacks: TrainerCallback) -> list[dict[str, torch.Tensor]]:
+        keeper = GradientKeeper()
+        sft(
+            tmp_path,
+            callbacks=[*callbacks, keeper],
+            train_dataset=IterableDataset.from_generator(lambda: iter(host_data().select(range(12)))),
+            max_steps=3,
+            gradient_accumulation_steps=2,
+            max_grad_norm=0.0,
+            learning_rate=0.0,
+        ).train()
+        return keeper.steps
+
+    config = {"mix_batch_size": 5, "reference_top_k": None, **OFF}
+    mixed, alone = gradients(IntrospectionCallback(small_probe_set(), **config)), gradients()
+    for step in range(3):
+        term = expected_gradient(embedded_model(), embedded_model().eval(), step, IntrospectionConfig(**config))
+        assert largest_difference(mixed[step], {name: alone[step][name] + term[name] for name in term}) < 2e-5
 
 
 def test_clipping_and_grad_norm_see_the_mixed_gradient(tmp_path: Path) -> None:

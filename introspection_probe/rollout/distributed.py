@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 from torch import distributed as dist
 from torch import nn
 
+from introspection_probe.errors import IntrospectionError
+
 K = TypeVar("K")
 T = TypeVar("T")
 
@@ -32,20 +34,21 @@ def share(count: int) -> list[int]:
 
 def largest(value: int) -> int:
     """The largest of the processes' values."""
+    return max(gather(value))
+
+
+def gather(value: T) -> list[T]:
+    """Every process's value, on every process, in their order."""
     if world_size() == 1:
-        return value
-    values: list[int] = [0] * world_size()
+        return [value]
+    values = [value] * world_size()
     dist.all_gather_object(values, value)
-    return max(values)
+    return values
 
 
 def merge(parts: Mapping[K, T]) -> dict[K, T]:
     """The union of the processes' items, on every process."""
-    if world_size() == 1:
-        return dict(parts)
-    gathered: list[Mapping[K, T]] = [{}] * world_size()
-    dist.all_gather_object(gathered, dict(parts))
-    return {key: item for part in gathered for key, item in part.items()}
+    return {key: item for part in gather(dict(parts)) for key, item in part.items()}
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -64,14 +67,55 @@ def barrier() -> None:
         dist.barrier()
 
 
-def on_main(make: Callable[[], T]) -> T:
-    """What ``make`` gives on rank 0, on every process; it is called there alone."""
+def together(make: Callable[[], T]) -> T:
+    """What ``make``, in which no process may wait for another, gives on this one.
+
+    Raises:
+        Exception: ``make`` failed, here or on another process: were it raised there alone, all others would wait for
+            that one for ever.
+    """
     if world_size() == 1:
         return make()
-    box: list[Any] = [make() if rank() == 0 else None]
+    failure: Exception | None = None
+    try:
+        made = make()
+    except Exception as error:
+        failure = error
+    problems = gather("" if failure is None else _sentence(failure))
+    if failure is not None:
+        raise failure
+    for number, problem in enumerate(problems):
+        if problem:
+            raise IntrospectionError(f"process {number} failed: {problem}")
+    return made
+
+
+def on_main(make: Callable[[], T]) -> T:
+    """What ``make`` gives on rank 0, on every process; it is called there alone.
+
+    Raises:
+        Exception: it failed; on the other processes an IntrospectionError with the same words.
+    """
+    if world_size() == 1:
+        return make()
+    box: list[Any] = [None, ""]
+    failure: Exception | None = None
+    if rank() == 0:
+        try:
+            box = [make(), ""]
+        except Exception as error:
+            failure, box = error, [None, _sentence(error)]
     dist.broadcast_object_list(box, src=0)
+    if failure is not None:
+        raise failure
+    if box[1]:
+        raise IntrospectionError(box[1])
     made: T = box[0]
     return made
+
+
+def _sentence(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def broadcast(value: T) -> T:

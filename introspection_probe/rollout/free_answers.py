@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from introspection_probe.errors import IntrospectionError
 from introspection_probe.records import Observed, Responses
 from introspection_probe.rollout import distributed
 from introspection_probe.rollout.encoding import EncodedProbe, Ids
@@ -35,9 +34,7 @@ def judge_written(
         responses = Responses(texts[0], texts[1], included, ablated)
         answers.append(FreeAnswer(free.judging, free.requests, responses))
     # Only rank 0 knows what the judges have said.
-    observed, problem = distributed.on_main(lambda: _attempt(lambda: panel.observe(answers)))
-    if problem:
-        raise IntrospectionError(problem)
+    observed = distributed.on_main(lambda: panel.observe(answers))
     return dict(zip(indices, observed, strict=True))
 
 
@@ -53,13 +50,3 @@ def check_round(panel: Panel, probes: Sequence[EncodedProbe], observed: Sequence
             missing.setdefault(probe.free.judging.judge, []).append(item.behavior is None)
     for judge, flags in missing.items():
         check_unjudged(judge, sum(flags), len(flags), panel.problem)
-
-
-def _attempt(observe: Callable[[], list[Observed]]) -> tuple[list[Observed], str]:
-    """A failure as a sentence: raised on rank 0 alone, it would leave the others waiting for ever."""
-    if distributed.world_size() == 1:
-        return observe(), ""
-    try:
-        return observe(), ""
-    except Exception as error:
-        return [], str(error) or repr(error)

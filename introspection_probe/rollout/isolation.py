@@ -15,7 +15,8 @@ from torch import nn
 def isolated_rng(device: torch.device, seed: int) -> Iterator[None]:
     """Give Python's, numpy's and torch's generators a seed of their own, and put their states back afterwards."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    devices = [] if device.type == "cpu" else [device.index or 0]
+    # torch.manual_seed seeds every accelerator, also those that the model's first parameter is not on.
+    devices = range(0 if device.type == "cpu" else torch.accelerator.device_count())
     with torch.random.fork_rng(devices=devices, device_type="cuda" if device.type == "cpu" else device.type):
         try:
             random.seed(seed)

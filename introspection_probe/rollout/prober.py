@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Hashable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -88,7 +89,8 @@ class Prober:
         if self._path != "auto":
             return self._path == "packed"
         if self.agreement is None:
-            self.agreement = distributed.broadcast(compare_paths(model, self.probes))
+            agreement = distributed.together(lambda: compare_paths(model, self.probes))
+            self.agreement = distributed.broadcast(agreement)
             logger.info("introspection_probe: %s", self.agreement.reason)
         return self.agreement.packed
 
@@ -225,12 +227,9 @@ class Prober:
         """
         mine = [items[i] for i in distributed.share(len(items))]
         found: dict[Item, Outcome] = {}
-        while remaining := [item for item in mine if item not in found]:
-            lengths = [length(item) for item in remaining]
-            batches = [[remaining[i] for i in batch] for batch in token_batches(lengths, self.token_budget)]
-            # A forward of a sharded model is collective: every process runs as many batches as the busiest.
-            for _ in range(distributed.largest(len(batches)) - len(batches)):
-                batches.append(batches[-1][-1:])
+
+        def run_all(batches: Sequence[list[Item]]) -> bool:
+            """False where memory ran out on the way and smaller batches may do."""
             try:
                 for batch in batches:
                     fresh = [item for item in batch if item not in found]
@@ -238,13 +237,24 @@ class Prober:
                     for item in fresh:
                         done(item)
             except RuntimeError as error:
-                widest = max(lengths)
-                if not _is_out_of_memory(error) or distributed.world_size() > 1 or self.token_budget <= widest:
+                widest = max(map(length, mine))
+                if not _is_out_of_memory(error) or self.token_budget <= widest:
                     raise
                 self.token_budget = max(widest, self.token_budget // 2)
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
                 logger.warning("introspection_probe: out of memory, going on with %s tokens a pass", self.token_budget)
+                return False
+            return True
+
+        finished = False
+        while not finished:
+            remaining = [item for item in mine if item not in found]
+            cut = token_batches(list(map(length, remaining)), self.token_budget)
+            batches = [[remaining[i] for i in batch] for batch in cut]
+            # A forward of a sharded model is collective: every process runs as many batches as the busiest.
+            batches += [mine[-1:]] * (distributed.largest(len(batches)) - len(batches))
+            finished = all(distributed.gather(distributed.together(partial(run_all, batches))))
         return distributed.merge(found)
 
     def _packed_batch(

@@ -71,9 +71,10 @@ class Mixer:
         """Indices of the examples mixed in at an optimizer step: a function of the seed and the step alone."""
         return self._drawing.batch(step)
 
-    def capture_reference(self, model: nn.Module, path: FilePath, *, steps: int) -> None:
-        """Compute log p_M0, while the model still is M0, for what the next ``steps`` steps draw; write it down."""
-        needed = sorted({index for step in range(self._steps_that_matter(steps)) for index in self.draw(step)})
+    def capture_reference(self, model: nn.Module, path: FilePath, *, steps: int, first: int = 0) -> None:
+        """Compute log p_M0, while the model still is M0, for what ``steps`` steps from ``first`` on draw; write it."""
+        drawing = range(first, first + self._steps_that_matter(steps, first))
+        needed = sorted({index for step in drawing for index in self.draw(step)})
         mine = [needed[i] for i in distributed.share(len(needed))]
         rows: dict[tuple[str, str], ReferenceRow] = {}
         with measuring(model):
@@ -100,8 +101,12 @@ class Mixer:
         """Take up the reference that the run's first step wrote."""
         self._reference = Reference(path, self._content_hash)
 
-    def _steps_that_matter(self, steps: int) -> int:
-        return max(1, min(steps, self._drawing.steps_of_a_pass))
+    def _steps_that_matter(self, steps: int, first: int) -> int:
+        """At least one, and no more than it takes to draw every example."""
+        enough = self._drawing.steps_of_a_pass
+        if first:  # amid a pass: what is left of it and the next one
+            enough = 2 * enough + 1
+        return max(1, min(steps, enough))
 
     def loss(self, model: nn.Module, step: int) -> tuple[Tensor, MixLosses]:
         """The whole weighted term of this process's share, with its graph (for a host that does one backward)."""
