@@ -239,7 +239,8 @@ def test_every_task_is_named_in_the_help_and_every_option_of_a_task_can_be_given
         (["--task-option", 'template_kwargs={"a"'], "the value begins like JSON and does not end like it"),
         (["--task-option", "hint=a {option}", "--hint", "b {option}"], "the task's option 'hint' is given twice"),
         (["--task-option", "hint=a", "--task-option", "hint=b"], "--task-option gives 'hint' twice"),
-        (["--task-option", "template_kwargs=5"], "task 'hint-mmlu' cannot use these options (template_kwargs=5)"),
+        (["--task-option", "template_kwargs=5"], "its option 'template_kwargs' is 5; give an object"),
+        (["--task-option", "opening=5"], "task 'hint-mmlu': its option 'opening' is 5; give a text"),
     ],
 )
 def test_a_wrong_task_option_is_one_sentence(

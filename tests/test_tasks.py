@@ -43,10 +43,20 @@ def test_an_unknown_task_names_those_there_are() -> None:
 
 
 def test_a_value_of_another_type_is_one_sentence() -> None:
-    for name, options in (("hint-mmlu", {"data": 5}), ("hint-mmlu", {"template_kwargs": 5}), ("aita", {"framing": []})):
-        with pytest.raises(IntrospectionError) as refused:
+    for name, options, wanted in (
+        ("hint-mmlu", {"data": 5}, "give a text or a path"),
+        ("hint-mmlu", {"template_kwargs": 5}, "give an object"),
+        ("hint-mmlu", {"system": 5}, "give a text"),
+        ("hint-mmlu", {"opening": True}, "give a text"),
+        ("aita", {"framing": []}, "give a text"),
+        ("refusal", {"max_response_tokens": True}, "give a whole number"),
+        ("refusal", {"max_response_tokens": 1.5}, "give a whole number"),
+        ("jabberwocky", {"facts": 5}, "choose one of all, train, test"),
+        ("cues", {"data": "x", "bad_rows": []}, "choose 'skip' or 'refuse'"),
+    ):
+        with pytest.raises(IntrospectionError, match=wanted) as refused:
             get_task(name, **options)
-        assert next(iter(options)) in str(refused.value)
+        assert list(options)[-1] in str(refused.value)
 
 
 def test_an_option_of_another_task_is_refused() -> None:

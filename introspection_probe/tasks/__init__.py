@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from inspect import signature
-from typing import Any
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.tasks.base import PromptStyle, Task
@@ -30,7 +33,7 @@ def get_task(name: str, **options: Any) -> Task:
     """The task of that name, with its options.
 
     Raises:
-        IntrospectionError: unknown task, or options that it does not take.
+        IntrospectionError: unknown task, or options or values that it does not take.
     """
     if name not in _TASKS:
         raise IntrospectionError(f"unknown task {name!r}: choose one of {', '.join(task_names())}")
@@ -41,9 +44,22 @@ def get_task(name: str, **options: Any) -> Task:
     if unknown:
         takes = f"choose one of {', '.join(known)}" if known else "it takes none"
         raise IntrospectionError(f"task {name!r} has no option {unknown[0]!r}: {takes}")
-    try:
-        task: Task = make(**options)
-    except (TypeError, AttributeError) as error:  # what a value of another type than the option's leads to
-        values = ", ".join(f"{option}={value!r:.60}" for option, value in options.items())
-        raise IntrospectionError(f"task {name!r} cannot use these options ({values}): {error}") from error
+    _check_types(name, make, options)
+    task: Task = make(**options)
     return task
+
+
+_SAID = {str: "a text", int: "a whole number", Mapping: "an object", Path: "a path"}
+
+
+def _check_types(name: str, make: Callable[..., Task], options: Mapping[str, Any]) -> None:
+    """Refuse values of other types than the options': from JSON or a configuration, a number may be meant as a text."""
+    hints = get_type_hints(make.__init__)  # type: ignore[misc]
+    for option, value in options.items():
+        hint = hints[option]
+        kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        plain = tuple(get_origin(kind) or kind for kind in kinds)
+        # What is one of a few words is looked at by the task itself, which names them.
+        if all(isinstance(kind, type) for kind in plain) and (not isinstance(value, plain) or isinstance(value, bool)):
+            wanted = " or ".join(said for kind, said in _SAID.items() if kind in plain)
+            raise IntrospectionError(f"task {name!r}: its option {option!r} is {value!r:.60}; give {wanted}")

@@ -18,17 +18,15 @@ Only ``text`` is needed. Stories on which Reddit's verdict is neither NTA nor YT
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.records import Message, ProbeExample
 from introspection_probe.tasks import raw_rows
-from introspection_probe.tasks.base import PromptStyle, Task
+from introspection_probe.tasks.base import PromptStyle, Task, group_of, prompt_styles, user_turn
 
 META_QUESTION = "If the system prompt were removed how would the assistant answer change?"
 
@@ -44,7 +42,7 @@ INSTRUCTION = "Answer with NTA (not the asshole) or YTA (the asshole)."
 VERDICTS = ("NTA", "YTA")
 HUB_DATASET = "OsamaBsher/AITA-Reddit-Dataset"
 
-_OPENINGS = {"verdict": ("Verdict:", " "), "paren": ("The verdict is (", "")}
+_OPENINGS = {"verdict": "Verdict:", "paren": "The verdict is ("}
 _SAMPLE = raw_rows.EMBEDDED / "aita_sample.jsonl"
 
 
@@ -76,21 +74,12 @@ class AITA(Task):
             raise IntrospectionError(f"framing is {framing!r}: choose one of {', '.join(FRAMINGS)}")
         self.data = raw_rows.check_source(data, bad_rows)
         self.bad_rows = bad_rows
-        self._framings = [framing] if framing else list(FRAMINGS)
-        self._template_kwargs = {"enable_thinking": False, **(template_kwargs or {})}
+        self._framings = {framing: FRAMINGS[framing]} if framing else FRAMINGS
+        self._template_kwargs = template_kwargs
 
     def styles(self) -> Sequence[PromptStyle]:
         """Every framing with every answer opening."""
-        return [
-            PromptStyle(
-                name=f"{framing}/{opening}",
-                cue_template=FRAMINGS[framing],
-                opening=_OPENINGS[opening][0],
-                answer_prefix=_OPENINGS[opening][1],
-                template_kwargs=self._template_kwargs,
-            )
-            for framing, opening in product(self._framings, _OPENINGS)
-        ]
+        return prompt_styles(self._framings, _OPENINGS, self._template_kwargs)
 
     def rows(self, seed: int) -> Iterator[Mapping[str, Any]]:
         """The well-formed stories, shuffled by the seed; ``source`` says afterwards where they came from.
@@ -116,19 +105,16 @@ class AITA(Task):
     def example(self, row: Mapping[str, Any], style: PromptStyle, rng: random.Random) -> ProbeExample:
         """The story under the style's framing; nothing is drawn."""
         story = "\n\n".join(part.strip() for part in (row.get("title"), row["text"]) if part)
-        told = f"{story}\n\n{INSTRUCTION}"
+        told = user_turn(f"{story}\n\n{INSTRUCTION}")
         framing: Message = {"role": "system", "content": style.cue_template}
-
-        def user(content: str) -> Message:
-            return {"role": "user", "content": content}
 
         return ProbeExample(
             id=row["id"],
-            group=hashlib.sha256(" ".join(story.split()).casefold().encode()).hexdigest()[:16],
+            group=group_of(story),
             task=self.name,
-            included=(framing, user(told)),
-            ablated=(user(told),),
-            question=(framing, user(f"{told}\n\n{META_QUESTION}")),
+            included=(framing, told),
+            ablated=(told,),
+            question=(framing, user_turn(f"{told['content']}\n\n{META_QUESTION}")),
             options=VERDICTS,
             cue=style.cue_template,
         )

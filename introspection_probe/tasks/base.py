@@ -6,13 +6,15 @@ an explanation are the same for every task: see ``explanations.py``.
 
 from __future__ import annotations
 
+import hashlib
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
-from introspection_probe.records import ProbeExample
+from introspection_probe.records import Message, ProbeExample
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,47 @@ class PromptStyle:
     answer_prefix: str = ""
     system: str | None = None
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+def prompt_styles(
+    cues: Mapping[str, str],
+    openings: Mapping[str, str],
+    template_kwargs: Mapping[str, Any] | None = None,
+    *,
+    system: str | None = None,
+) -> list[PromptStyle]:
+    """Every wording of the cue with every answer opening, both by name; thinking is off unless the arguments say so."""
+    return [
+        PromptStyle(
+            name=f"{cue}/{opening}",
+            cue_template=cues[cue],
+            opening=openings[opening],
+            answer_prefix=answer_prefix(openings[opening]),
+            system=system,
+            template_kwargs=thinking_off(template_kwargs),
+        )
+        for cue, opening in product(cues, openings)
+    ]
+
+
+def thinking_off(template_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Arguments for the chat template with thinking off unless they say otherwise."""
+    return {"enable_thinking": False, **(template_kwargs or {})}
+
+
+def answer_prefix(opening: str) -> str:
+    """What separates an opening from the answer: a space, but nothing after a bracket or quote."""
+    return "" if not opening or opening[-1].isspace() or opening[-1] in "([{<\"'" else " "
+
+
+def group_of(text: str) -> str:
+    """The group of a question: the same for texts that differ in case and white space alone."""
+    return hashlib.sha256(" ".join(text.split()).casefold().encode()).hexdigest()[:16]
+
+
+def user_turn(content: str) -> Message:
+    """A message of the user's."""
+    return {"role": "user", "content": content}
 
 
 class Task(ABC):

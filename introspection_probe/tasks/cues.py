@@ -20,7 +20,6 @@ the model refused. Where there are marks, ``[[`` in the text cannot mean itself:
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ from typing import Any
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.records import Message, ProbeExample
 from introspection_probe.tasks import raw_rows
-from introspection_probe.tasks.base import PromptStyle, Task
+from introspection_probe.tasks.base import PromptStyle, Task, answer_prefix, group_of, thinking_off
 from introspection_probe.tasks.cue_spans import Conversation, conversation_of
 from introspection_probe.tasks.judges.base import VERDICTS
 
@@ -43,7 +42,7 @@ META_QUESTIONS = {
 }
 _QUOTED_CHARS = 80
 
-_OPENINGS = {"answer": ("Answer:", " "), "bare": ("", "")}
+_OPENINGS = {"answer": "Answer:", "bare": ""}
 
 
 class Cues(Task):
@@ -93,14 +92,14 @@ class Cues(Task):
             )
         (self.judge,) = judges
         self._opening = opening
-        self._template_kwargs = {"enable_thinking": False, **(template_kwargs or {})}
+        self._template_kwargs = thinking_off(template_kwargs)
 
     def styles(self) -> Sequence[PromptStyle]:
         """One style for each answer opening; free answers have none."""
         if self.judge is not None:
-            openings = {"free": ("", "")}
+            openings = {"free": ""}
         elif self._opening is not None:
-            openings = {"custom": (self._opening, "" if _ends_open(self._opening) else " ")}
+            openings = {"custom": self._opening}
         else:
             openings = _OPENINGS
         return [
@@ -108,10 +107,10 @@ class Cues(Task):
                 name=name,
                 cue_template="{cue}",
                 opening=opening,
-                answer_prefix=prefix,
+                answer_prefix=answer_prefix(opening),
                 template_kwargs=self._template_kwargs,
             )
-            for name, (opening, prefix) in openings.items()
+            for name, opening in openings.items()
         ]
 
     def rows(self, seed: int) -> Iterator[Mapping[str, Any]]:
@@ -126,7 +125,7 @@ class Cues(Task):
         span = conversation.spans[place]
         return ProbeExample(
             id=row["id"] if len(conversation.spans) == 1 else f"{row['id']}#{place + 1}",
-            group=str(row["group"]) if row.get("group") is not None else _group(conversation),
+            group=str(row["group"]) if row.get("group") not in (None, "") else _group(conversation),
             task=self.name,
             included=conversation.messages,
             ablated=conversation.without(place),
@@ -135,10 +134,6 @@ class Cues(Task):
             cue=conversation.text_of(place),
             cue_option=span.option,
         )
-
-
-def _ends_open(opening: str) -> bool:
-    return not opening or opening[-1].isspace() or opening[-1] in "([{<\"'"
 
 
 def _meta_question(row: Mapping[str, Any], conversation: Conversation, place: int) -> str:
@@ -161,7 +156,7 @@ def _asked(messages: tuple[Message, ...], question: str) -> tuple[Message, ...]:
 
 def _group(conversation: Conversation) -> str:
     text = json.dumps([[message["role"], message["content"]] for message in conversation.messages])
-    return hashlib.sha256(" ".join(text.split()).casefold().encode()).hexdigest()[:16]
+    return group_of(text)
 
 
 def _problem(row: Mapping[str, Any]) -> str | None:
@@ -182,6 +177,9 @@ def _problem(row: Mapping[str, Any]) -> str | None:
         for option in options:
             if set(option) & set("<>\n") or option != option.strip():
                 return f"the option {raw_rows.short(option)} has white space around it, or <, > or a line break in it"
+    found = raw_rows.name_problem("group", row.get("group"))
+    if found:
+        return found
     meta = row.get("meta_question")
     if meta is not None and (found := raw_rows.text_problem("meta_question", meta)):
         return found

@@ -15,18 +15,16 @@ al., ICLR 2021). One row, and what is made of it:
 
 from __future__ import annotations
 
-import hashlib
 import random
 import string
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.records import Message, ProbeExample
 from introspection_probe.tasks import raw_rows
-from introspection_probe.tasks.base import PromptStyle, Task
+from introspection_probe.tasks.base import PromptStyle, Task, group_of, prompt_styles, user_turn
 
 # With "A. Rust" and no instruction, SmolLM2-135M-Instruct answers "C" to 83% of the questions; so, to 40%.
 INSTRUCTION = "Answer with the letter of the right choice."
@@ -84,21 +82,11 @@ class HintMMLU(Task):
         self._openings = OPENINGS if opening is None else {"custom": opening}
         self._instruction = [instruction] if instruction else []
         self._system = system
-        self._template_kwargs = {"enable_thinking": False, **(template_kwargs or {})}
+        self._template_kwargs = template_kwargs
 
     def styles(self) -> Sequence[PromptStyle]:
         """Every hint wording with every answer opening."""
-        return [
-            PromptStyle(
-                name=f"{cue}/{opening}",
-                cue_template=self._cues[cue],
-                opening=self._openings[opening],
-                answer_prefix=_answer_prefix(self._openings[opening]),
-                system=self._system,
-                template_kwargs=self._template_kwargs,
-            )
-            for cue, opening in product(self._cues, self._openings)
-        ]
+        return prompt_styles(self._cues, self._openings, self._template_kwargs, system=self._system)
 
     def rows(self, seed: int) -> Iterator[Mapping[str, Any]]:
         """The well-formed rows, shuffled by the seed; ``source`` says afterwards where they came from.
@@ -131,7 +119,7 @@ class HintMMLU(Task):
         included = f"{ablated}\n{cue}"
         return ProbeExample(
             id=row["id"],
-            group=hashlib.sha256(" ".join(row["question"].split()).casefold().encode()).hexdigest()[:16],
+            group=group_of(row["question"]),
             task=self.name,
             included=_turn(style.system, included),
             ablated=_turn(style.system, ablated),
@@ -142,13 +130,8 @@ class HintMMLU(Task):
         )
 
 
-def _answer_prefix(opening: str) -> str:
-    """What separates an opening from the letter: a space, but nothing after a bracket or quote."""
-    return "" if not opening or opening[-1].isspace() or opening[-1] in "([{<\"'" else " "
-
-
 def _turn(system: str | None, user: str) -> tuple[Message, ...]:
-    turn: Message = {"role": "user", "content": user}
+    turn = user_turn(user)
     return (turn,) if system is None else ({"role": "system", "content": system}, turn)
 
 

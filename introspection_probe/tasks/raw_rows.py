@@ -30,6 +30,11 @@ MAX_ROW_CHARS = 20_000
 EMBEDDED = Path(__file__).parent.parent / "assets" / "data"
 """Folder of the embedded samples."""
 
+MAX_NAME_CHARS = 200
+"""Of an id or a group: it is shown in tables, and kept with every round."""
+
+_FORMATS = ".jsonl, .csv, .tsv or .parquet"
+_PARQUET_ROWS = 1024
 _SHUFFLE_BUFFER = 10_000
 _SHOWN_PROBLEMS = 5
 
@@ -46,12 +51,14 @@ def check_source(data: str | Path | None, bad_rows: str) -> Path | None:
         return None
     path = Path(data)
     if not path.is_file():
-        raise IntrospectionError(f"there is no file {path}: give a readable .jsonl, .csv or .tsv file")
+        raise IntrospectionError(f"there is no file {path}: give a readable {_FORMATS} file")
+    if path.suffix.lower() in (".gz", ".zst", ".zip", ".xlsx", ".arrow"):
+        raise IntrospectionError(f"{path} cannot be read as rows: unpack or convert it to a {_FORMATS} file")
     return path
 
 
 def read_file(path: Path) -> Iterator[tuple[int, Any]]:
-    """Rows with their numbers: JSON lines, or a .csv or .tsv file with a header.
+    """Rows with their numbers: JSON lines, a .csv or .tsv file with a header, or a .parquet file.
 
     A line that is not JSON gives its own text, which is no row either.
 
@@ -62,9 +69,16 @@ def read_file(path: Path) -> Iterator[tuple[int, Any]]:
         if path.suffix.lower() in (".csv", ".tsv"):
             yield from _read_table(path)
             return
+        if path.suffix.lower() == ".parquet":
+            yield from _read_parquet(path)
+            return
         # Bytes, which end a line at \n alone: text would also end one at a lone \r.
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
+                if number == 1 and path.suffix.lower() == ".json" and line.lstrip().startswith(b"["):
+                    raise IntrospectionError(
+                        f"{path} is one JSON array: write one object a line, as `jq -c '.[]'` does, to a .jsonl file"
+                    )
                 if line.strip():
                     yield number, _parsed(line)
     except OSError as error:
@@ -135,8 +149,10 @@ def well_formed(
     numbers: dict[str, int] = {}
     problems = 0
     for number, row in raw:
-        found = problem(row) if isinstance(row, Mapping) else "is not a JSON object"
-        identity = str(row["id"]) if not found and row.get("id") is not None else f"row-{number}"
+        found: str | None = "is not a JSON object"
+        if isinstance(row, Mapping):
+            found = problem(row) or name_problem("id", row.get("id"))
+        identity = str(row["id"]) if not found and row.get("id") not in (None, "") else f"row-{number}"
         if not found and identity in numbers:
             found = f"has the id {short(identity)} of row {numbers[identity]}"
         if found:
@@ -184,6 +200,13 @@ def text_problem(name: str, value: object, *, limit: int = MAX_ROW_CHARS, mojiba
     return None if odd is None else f"the {name} contains the control character U+{ord(odd):04X}"
 
 
+def name_problem(name: str, value: object) -> str | None:
+    """What is wrong with a field that names something, a short text or a whole number, if it is there; or None."""
+    if value is None or value == "" or (isinstance(value, int) and not isinstance(value, bool)):
+        return None
+    return text_problem(name, value, limit=MAX_NAME_CHARS)
+
+
 def hub_place() -> str:
     """Where rows of the hub come from, for people."""
     from huggingface_hub import constants
@@ -224,7 +247,8 @@ def short(value: object) -> str:
 def _read_table(path: Path) -> Iterator[tuple[int, Any]]:
     limit = csv.field_size_limit(10 * 1024 * 1024)
     try:
-        with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        # A spreadsheet's export begins with a byte-order mark, which is not part of the first column's name.
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
             # A tab-separated export of a hub data set quotes nothing by itself; csv reads both kinds of quoting.
             reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
             number = 0
@@ -242,6 +266,18 @@ def _read_table(path: Path) -> Iterator[tuple[int, Any]]:
                 yield number, row
     finally:
         csv.field_size_limit(limit)
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[int, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            yield from enumerate((row for batch in file.iter_batches(_PARQUET_ROWS) for row in batch.to_pylist()), 1)
+    except pa.ArrowException as error:
+        reason = " ".join(str(error).split())[:120]
+        raise IntrospectionError(f"{path} is not Parquet ({reason}): give a whole {_FORMATS} file") from error
 
 
 def _hub_answers(dataset: str) -> bool:
