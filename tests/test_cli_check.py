@@ -15,6 +15,7 @@ import pytest
 from cli_program import Program
 from histories import write_run
 from junitparser import Failure, JUnitXml
+from lxml import etree
 
 from introspection_probe.alerts import CONDITIONS
 from introspection_probe.history import History
@@ -23,6 +24,7 @@ from introspection_probe.scoring import score_round
 
 HOSTILE = "[red]x[/red]\x1b[2J\a\u202eevil\ufffe|]]>`<failure>&\n\x9b31m\x7f"
 STEPS = (0, 100, 200)
+SCHEMA = Path(__file__).parent / "data" / "schemas" / "junit-10.xsd"
 
 
 @pytest.fixture
@@ -195,6 +197,27 @@ def test_junit_has_a_test_case_for_each_condition(
     assert isinstance(failure, Failure)
     assert (failure.type, failure.message) == ("alert", "critical since step 100: Gap <0> & falling. Look at it.")
     assert {prop.name: prop.value for prop in suite.properties()}["status"] == "finished"
+
+
+@pytest.mark.parametrize("kind", ["passing", "failing", "hostile", "no round"])
+def test_junit_fits_the_schema_of_jenkins(
+    iprobe: Program, db: Path, write: Callable[..., int], tmp_path: Path, kind: str
+) -> None:
+    options: dict[str, dict[str, Any]] = {
+        "passing": {},
+        "failing": {"alerts": [alert()], "status": "failed"},
+        "hostile": {"name": HOSTILE * 200, "model": HOSTILE, "tasks": (HOSTILE,), "uid": HOSTILE},
+        "no round": {"steps": ()},
+    }
+    write(**options[kind])
+    junit = tmp_path / "iprobe.xml"
+    code = iprobe("report", "--db", db, "--check", "--junit", junit).code
+    assert code == (kind in ("failing", "no round"))
+    schema = etree.XMLSchema(etree.parse(SCHEMA))
+    schema.assertValid(etree.parse(junit))
+    spoilt = tmp_path / "spoilt.xml"
+    spoilt.write_text(junit.read_text().replace(" failures=", " failing="))
+    assert not schema.validate(etree.parse(spoilt)), "the schema does refuse"
 
 
 def test_hostile_text_is_inert_in_junit(iprobe: Program, db: Path, write: Callable[..., int], tmp_path: Path) -> None:
