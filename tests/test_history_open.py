@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import closing
@@ -148,6 +150,17 @@ def test_another_program_s_tables_are_left_alone(db: str) -> None:
     with engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() == "theirs"
     engine.dispose()
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("introspection_probe.history.database.CONNECT_TIMEOUT_S", 2)  # the least that libpq takes
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        for options in ("", "?connect_timeout=2"):
+            began = time.monotonic()
+            with pytest.raises(HistoryUnavailableError, match="timeout"):
+                History.open(f"postgresql://me@127.0.0.1:{port}/d{options}")
+            assert time.monotonic() - began < 10
 
 
 def test_an_address_that_is_none_is_refused_without_showing_its_password() -> None:

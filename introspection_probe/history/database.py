@@ -19,6 +19,7 @@ from introspection_probe.history.values import to_json
 
 DEFAULT_URL = "sqlite:///introspection.db"
 BUSY_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 5
 # A race between two writers of the same new text or round; each retry sees what the other wrote.
 _WRITE_ATTEMPTS = 5
 
@@ -89,8 +90,12 @@ class Database:
 
     def _make_engine(self, *, read_only: bool) -> Engine:
         url = _read_only_url(self.file) if read_only and self.file is not None else self._url
+        kind = url.get_backend_name()
+        # A server that does not answer must hold up neither a scrape nor the begin of a training run.
+        hurried = kind == "postgresql" and "connect_timeout" not in url.query
+        patience = {"connect_timeout": CONNECT_TIMEOUT_S} if hurried else {}
         try:
-            engine = create_engine(url, json_serializer=to_json, pool_pre_ping=url.get_backend_name() != "sqlite")
+            engine = create_engine(url, json_serializer=to_json, pool_pre_ping=kind != "sqlite", connect_args=patience)
         except NoSuchModuleError as error:
             raise IntrospectionError(
                 f"{self.shown} names a database that SQLAlchemy does not know: use sqlite:///FILE or "
