@@ -172,6 +172,15 @@ def test_a_model_that_did_not_drift_leaves_nothing_to_tell_apart():
     assert "only 0 of 500" in verdict.reason
 
 
+def test_few_examples_that_have_all_moved_are_not_called_a_model_that_stayed():
+    orig = [Behavior("A", "B" if i % 2 else "A") for i in range(8)]
+    now = [Behavior("C", "D" if i % 2 else "C") for i in range(8)]
+    verdict = judge(score_round(*make_round(orig, now, [behavior.explanation for behavior in now])))
+    assert verdict.kind == "too_few_disagreements"
+    assert verdict.headline == "There are too few examples to tell anything apart."
+    assert "on 8 of 8 examples" in verdict.reason
+
+
 def test_a_model_that_says_nothing_parsable():
     verdict = judge(simulate(silent, anywhere))
     assert verdict.kind == "not_evidence"

@@ -22,6 +22,8 @@ VerdictKind = Literal["coupled", "no_gap", "coupling_lost", "not_evidence", "too
 MIN_F1 = 0.2
 # With fewer, not even a unanimous vote of those that can be resolved bears an interval.
 MIN_DISAGREEMENTS = 10
+# Above this share of examples whose explanation changed, a model does not behave as it did.
+MOVED = 0.2
 # The paper: both scores collapse when fewer labels agree with the current behaviour.
 MIN_LABEL_AGREEMENT = 0.7
 # From here on "nearly all" predictions, or all true explanations, are of one class.
@@ -80,6 +82,15 @@ def judge(scores: RoundScores) -> Verdict:
             gap,
         )
     if scores.disagreements < MIN_DISAGREEMENTS:
+        if scores.disagreements > MOVED * scores.n:
+            return Verdict(
+                "too_few_disagreements",
+                "There are too few examples to tell anything apart.",
+                f"Its true explanation differs from M0's on {scores.disagreements} of {scores.n} examples, and fewer"
+                f" than {MIN_DISAGREEMENTS} bear no verdict ({spread}).",
+                notes,
+                gap,
+            )
         return Verdict(
             "too_few_disagreements",
             "There is nothing to tell apart: the model still behaves as it did at the start.",
