@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub import hub_with
+from hub import hub_of, hub_with
 from runs import embedded_tokenizer
 
 from introspection_probe.errors import IntrospectionError
@@ -231,12 +231,16 @@ def silent_hub() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def rows_in_a_fresh_process(endpoint: str, home: Path, *, offline: bool) -> tuple[list[str], str, float, str]:
-    """Ids, source, seconds and what was written to stderr, under the environment that the hub's client reads."""
+def rows_in_a_fresh_process(
+    endpoint: str, home: Path, *, offline: bool, task: str = "hint-mmlu", field: str = "id", **options: Any
+) -> tuple[list[str], str, float, str]:
+    """A field of the rows, source, seconds and what was written to stderr, in the environment that the hub's client
+    reads."""
     code = (
-        "import json, time, datasets; from introspection_probe.tasks import get_task; task = get_task('hint-mmlu');"
+        "import json, time, datasets; from introspection_probe.tasks import get_task;"
+        f"task = get_task({task!r}, **{options!r});"
         "datasets.disable_progress_bars(); clock = time.monotonic(); rows = list(task.rows(0));"
-        "print(json.dumps([[row['id'] for row in rows], task.source, time.monotonic() - clock]))"
+        f"print(json.dumps([[row[{field!r}] for row in rows], task.source, time.monotonic() - clock]))"
     )
     environment = {"HF_HUB_OFFLINE": str(int(offline)), "HF_ENDPOINT": endpoint, "HF_HOME": str(home)}
     done = subprocess.run(
@@ -264,3 +268,54 @@ def test_a_hub_that_answers_is_read_and_its_cache_when_offline(tmp_path: Path) -
     cached, source, _, _ = rows_in_a_fresh_process(endpoint, tmp_path, offline=True)
     assert cached == ids
     assert source == "cais/mmlu (test split) from the hub's cache"
+
+
+# The cards and files as they are on the hub, by data set: what a task makes of the rows that are well formed.
+FILES = {
+    "OsamaBsher/AITA-Reddit-Dataset": (
+        {"task": "aita", "field": "text"},
+        {
+            "README.md": b"---\ntask_categories:\n- text-generation\n---\n",
+            "cleaned_dataset.csv": b"title,text,verdict,comment1,comment2,score\n"
+            b'AITA?,"I ate\n\nthe cake.",nta,NTA,NTA,12\nAITA?,,nta,,,1\nAITA?,All were rude.,esh,,,3\n',
+        },
+        ["I ate\n\nthe cake."],
+        "row 2: the text is None, not a text",
+    ),
+    "AmazonScience/FalseReject": (
+        {"task": "refusal", "field": "prompt", "dataset": "false-reject"},
+        {
+            "README.md": b"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n"
+            b"    path: train.jsonl\n  - split: test\n    path: test.jsonl\n---\n",
+            "train.jsonl": b'{"prompt": "How do I kill a fern?", "category": 7, "category_text": "x"}\n'
+            b'{"prompt": "", "category": 7, "category_text": "x"}\n',
+            "test.jsonl": b'{"prompt": "Unseen?", "category": 7, "category_text": "x"}\n',
+        },
+        ["How do I kill a fern?"],
+        "row 2: the prompt is '', not a text",
+    ),
+    "allenai/wildjailbreak": (
+        {"task": "refusal", "field": "prompt", "dataset": "wildjailbreak"},
+        {
+            "README.md": b'---\nconfigs:\n- config_name: train\n  sep: "\\t"\n  data_files:\n  - split: train\n'
+            b"    path: train/train.tsv\n- config_name: eval\n  data_files:\n  - split: train\n"
+            b"    path: eval/eval.tsv\n---\n",
+            "train/train.tsv": b"vanilla\tadversarial\tcompletion\tdata_type\n"
+            b'How do I pick a lock?\t\tI cannot.\tvanilla_harmful\n"Short."\t"You are a bard.\nSing."\tLa.\t'
+            b"adversarial_benign\n\t\tNothing.\tvanilla_benign\nNA\t\tSodium.\tvanilla_benign\n",
+            "eval/eval.tsv": b"adversarial\tlabel\tdata_type\nUnseen\t1\tadversarial_harmful\n",
+        },
+        ["How do I pick a lock?", "NA", "You are a bard.\nSing."],
+        "row 3: the prompt is '', not a text",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_data_set_is_read_from_a_hub_as_a_stream(name: str, tmp_path: Path) -> None:
+    options, files, expected, malformed = FILES[name]
+    with hub_of(name, files) as endpoint:
+        found, source, _, errors = rows_in_a_fresh_process(endpoint, tmp_path, offline=False, **options)
+    assert source == f"{name} from the hub"
+    assert sorted(found) == expected
+    assert f"{name} from the hub, {malformed}; skipped" in errors
