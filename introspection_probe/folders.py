@@ -46,6 +46,8 @@ def check_free(folder: Path) -> None:
     Raises:
         IntrospectionError: it is there and not empty, or nothing can be made there.
     """
+    if folder.absolute().resolve() == Path.cwd():
+        raise IntrospectionError(f"{folder} is the folder that you are in: name a new one in it")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise IntrospectionError(f"{folder} is there already, and nothing is overwritten: choose another folder")
     ancestor = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -16,7 +17,9 @@ from introspection_probe.errors import IntrospectionError
 _SAMPLED_VALUES = 16
 
 
-def load_model(name_or_path: str | Path, device: str | None = None, dtype: str | None = None) -> tuple[nn.Module, Any]:
+def load_model(
+    name_or_path: str | Path, device: str | None = None, dtype: str | None = None, tokenizer: str | Path | None = None
+) -> tuple[nn.Module, Any]:
     """A model in ``eval()`` on its device, and its tokenizer.
 
     Args:
@@ -24,6 +27,7 @@ def load_model(name_or_path: str | Path, device: str | None = None, dtype: str |
             base model is then loaded as well.
         device: such as ``"cuda:1"``; default: the accelerator if there is one, else the CPU.
         dtype: such as ``"bfloat16"``; default: the checkpoint's own on an accelerator, float32 on the CPU.
+        tokenizer: where the tokenizer is; default: beside the model, of an adapter also beside its base.
 
     Raises:
         IntrospectionError: unknown model, one without a trained language-model head or that is not causal, no
@@ -34,18 +38,53 @@ def load_model(name_or_path: str | Path, device: str | None = None, dtype: str |
     torch_dtype = _dtype(dtype, target)
     if (Path(source) / "adapter_config.json").is_file():
         model, base = _load_adapter(Path(source), torch_dtype)
-        tokenizer = _load_tokenizer(source if (Path(source) / "tokenizer_config.json").is_file() else base)
+        beside = source if has_tokenizer(Path(source)) else base
     else:
-        model = _load_causal(source, torch_dtype)
-        tokenizer = _load_tokenizer(source)
+        model, beside = _load_causal(source, torch_dtype), source
+    loaded = load_tokenizer(str(tokenizer or beside))
     try:
         model = model.to(target).eval()
-    except (RuntimeError, AssertionError) as error:
+    except RuntimeError as error:
         raise IntrospectionError(
             f"{source} cannot be moved to {target}: {_first_line(error)}; choose another --device"
         ) from error
     _check_causal(model, source)
-    return model, tokenizer
+    return model, loaded
+
+
+def load_tokenizer(source: str) -> Any:
+    """The tokenizer of a folder or a hub name.
+
+    Raises:
+        IntrospectionError: there is none, or it has no chat template.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except Exception as error:  # a folder without tokenizer files fails in many ways
+        raise IntrospectionError(
+            f"{source} has no tokenizer that loads ({_first_line(error)}): name one with --tokenizer, or save it "
+            "beside the model with tokenizer.save_pretrained, as a trainer with processing_class=tokenizer does"
+        ) from error
+    if not tokenizer.chat_template:
+        raise IntrospectionError(
+            f"the tokenizer of {source} has no chat template: use the instruct model, or set "
+            "tokenizer.chat_template and save it beside the model"
+        )
+    return tokenizer
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a tokenizer was saved in the folder."""
+    return (folder / "tokenizer_config.json").is_file()
+
+
+def check_placement(device: str | None, dtype: str | None) -> None:
+    """Refuse a device or a dtype before there is anything to load.
+
+    Raises:
+        IntrospectionError: unknown, or of no use on this machine.
+    """
+    _dtype(dtype, _device(device))
 
 
 def model_fingerprint(model: nn.Module) -> str:
@@ -66,9 +105,12 @@ def model_fingerprint(model: nn.Module) -> str:
 def _device(device: str | None) -> torch.device:
     if device is not None:
         try:
-            return torch.device(device)
-        except RuntimeError as error:
-            raise IntrospectionError(f"{device!r} is no device: give one such as 'cpu' or 'cuda:0'") from error
+            torch.zeros(1, device=device).item()
+        except (RuntimeError, AssertionError, NotImplementedError) as error:  # each backend has its own way to say no
+            raise IntrospectionError(
+                f"{device!r} is no device of this machine ({_first_line(error)}): give one such as 'cpu' or 'cuda:0'"
+            ) from error
+        return torch.device(device)
     accelerator = torch.accelerator.current_accelerator()
     return accelerator if accelerator is not None and torch.accelerator.is_available() else torch.device("cpu")
 
@@ -85,6 +127,8 @@ def _dtype(dtype: str | None, device: torch.device) -> torch.dtype | str:
 def _load_causal(source: str, dtype: torch.dtype | str) -> PreTrainedModel:
     if source.startswith(("/", ".", "~")) and not Path(source).exists():  # no hub name begins like this
         raise IntrospectionError(f"there is no model at {source}: give a folder that save_pretrained wrote")
+    if Path(source).is_file():
+        raise IntrospectionError(f"{source} is a file: give the folder that save_pretrained wrote")
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
         raise IntrospectionError(
             f"{source} holds no model: it has neither config.json nor adapter_config.json; "
@@ -109,6 +153,13 @@ def _load_causal(source: str, dtype: torch.dtype | str) -> PreTrainedModel:
             f"{source} has no trained LM head (its weights {', '.join(missing[:2])} are missing: is it an "
             "encoder or a classifier?); give a causal language model"
         )
+    # Where the head is tied to the embeddings a classifier's checkpoint lacks nothing.
+    for architecture in model.config.architectures or ():
+        saved_as: Any = getattr(transformers, architecture, None)
+        if saved_as is not None and not saved_as.can_generate():
+            raise IntrospectionError(
+                f"{source} was saved as {architecture}, which writes no text: give a causal language model"
+            )
     return model
 
 
@@ -134,22 +185,6 @@ def _load_adapter(folder: Path, dtype: torch.dtype | str) -> tuple[nn.Module, st
     except Exception as error:
         raise IntrospectionError(f"the adapter {folder} does not fit its base {base}: {_first_line(error)}") from error
     return adapted, str(base)
-
-
-def _load_tokenizer(source: str) -> Any:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except Exception as error:  # a folder without tokenizer files fails in many ways
-        raise IntrospectionError(
-            f"{source} has no tokenizer that loads ({_first_line(error)}): save it beside the model with "
-            "tokenizer.save_pretrained, as a trainer with processing_class=tokenizer does"
-        ) from error
-    if not tokenizer.chat_template:
-        raise IntrospectionError(
-            f"the tokenizer of {source} has no chat template: use the instruct model, or set "
-            "tokenizer.chat_template and save it beside the model"
-        )
-    return tokenizer
 
 
 @torch.no_grad()

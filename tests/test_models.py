@@ -12,6 +12,7 @@ from runs import embedded_model, embedded_tokenizer
 from transformers import (
     BertConfig,
     BertForMaskedLM,
+    BertLMHeadModel,
     BertModel,
     LlamaForSequenceClassification,
     PreTrainedModel,
@@ -85,10 +86,19 @@ def masked() -> PreTrainedModel:
     return BertForMaskedLM(BertConfig(vocab_size=400, initializer_range=0.5, **SMALL))
 
 
-def classifier() -> PreTrainedModel:
+def undirected() -> PreTrainedModel:
+    torch.manual_seed(0)
+    return BertLMHeadModel(BertConfig(vocab_size=400, initializer_range=0.5, is_decoder=False, **SMALL))
+
+
+def classifier(tied: bool = False) -> PreTrainedModel:
     config = embedded_model().config
-    config.tie_word_embeddings = False
+    config.tie_word_embeddings = tied
     return LlamaForSequenceClassification(config)
+
+
+def tied_classifier() -> PreTrainedModel:
+    return classifier(tied=True)
 
 
 def translator() -> PreTrainedModel:
@@ -100,7 +110,9 @@ def translator() -> PreTrainedModel:
     [
         (encoder, r"has no trained LM head \(its weights .* are missing"),
         (classifier, r"has no trained LM head \(its weights lm_head\.weight are missing"),
-        (masked, "reads its input in both directions, like an encoder"),
+        (tied_classifier, "was saved as LlamaForSequenceClassification, which writes no text"),
+        (masked, "was saved as BertForMaskedLM, which writes no text"),
+        (undirected, "reads its input in both directions, like an encoder"),
         (translator, "is not a causal language model"),
     ],
 )

@@ -14,6 +14,7 @@ from introspection_probe.tasks import task_names
 from iprobe.build_summary import build_summary
 from iprobe.console import note, stdout_console
 from iprobe.endpoints import EndpointOption, open_endpoint
+from iprobe.shell import argument
 from iprobe.text import safe_text
 from iprobe.torch_models import DeviceOption, DtypeOption, open_model, open_tokenizer, progress_bar
 
@@ -188,7 +189,7 @@ def build(
         note("Next: when all shards are there, join them with `iprobe probes merge SHARD... --out DIR`.")
         return
     stdout_console().print(build_summary(probe_set, summary, out))
-    note(f"Next: measure a checkpoint with `iprobe probe --model CHECKPOINT --probes {out}`.")
+    note(f"Next: measure a checkpoint with `iprobe probe --model CHECKPOINT --probes {argument(out)}`.")
 
 
 @contextmanager

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from iprobe.console import note
+
+if TYPE_CHECKING:
+    from introspection_probe.probe_set import ProbeSet
 
 
 def demo(
@@ -31,13 +34,7 @@ def demo(
 
     _quiet_libraries()
     model, tokenizer = run.load_embedded()
-    folder.mkdir(parents=True, exist_ok=True)
     db = str(folder / "introspection.db")
-    note("Building a probe set from the model as it is now (M0) ...")
-    probe_set = run.demo_probe_set(model, tokenizer, seed)
-    _save(probe_set, folder / "probes")
-    train, probe = (len(probe_set.split(split)) for split in ("train", "probe"))
-    note(f"{train} explanations to mix in, {probe} questions to measure on: {folder / 'probes'}")
     config = run.demo_config(
         db=db,
         prometheus_port=port,
@@ -46,6 +43,12 @@ def demo(
         kl_weight=kl_weight,
         run_name="demo",
     )
+    _make(folder)
+    note("Building a probe set from the model as it is now (M0) ...")
+    probe_set = run.demo_probe_set(model, tokenizer, seed)
+    _save(probe_set, folder / "probes")
+    train, probe = (len(probe_set.split(split)) for split in ("train", "probe"))
+    note(f"{train} explanations to mix in, {probe} questions to measure on: {folder / 'probes'}")
     progress = _progress()
     trainer = run.demo_trainer(
         folder / "trainer",
@@ -84,11 +87,27 @@ def _quiet_libraries() -> None:
     logging.getLogger("introspection_probe").setLevel(logging.INFO)
 
 
-def _save(probe_set: Any, folder: Path) -> None:
+def _make(folder: Path) -> None:
+    from introspection_probe.errors import IntrospectionError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise IntrospectionError(
+            f"cannot make the folder {folder}: {error.strerror or error}; choose another one with --dir"
+        ) from error
+
+
+def _save(probe_set: ProbeSet, folder: Path) -> None:
+    """In the place of an earlier demo's set; never of somebody's own."""
     import shutil
 
-    if (folder / "manifest.json").exists():
-        shutil.rmtree(folder)  # an earlier demo's
+    from introspection_probe.manifest import MANIFEST, read_manifest
+
+    if (folder / MANIFEST).exists():
+        theirs, ours = read_manifest(folder), probe_set.manifest
+        if (theirs.task, theirs.model) == (ours.task, ours.model) and theirs.content_hash != ours.content_hash:
+            shutil.rmtree(folder)
     probe_set.save(folder)
 
 

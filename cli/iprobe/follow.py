@@ -14,7 +14,8 @@ import typer
 
 from iprobe.console import note, write
 from iprobe.options import DbOption
-from iprobe.torch_models import DtypeOption, progress_bar, quiet_transformers
+from iprobe.shell import db_option
+from iprobe.torch_models import DtypeOption, TokenizerOption, progress_bar, quiet_transformers
 
 if TYPE_CHECKING:
     from introspection_probe.records import Round
@@ -37,6 +38,7 @@ def follow(
         str | None,
         typer.Option(metavar="MODEL", help="M0: measured first, as step 0, and what LoRA adapters are put on."),
     ] = None,
+    tokenizer: TokenizerOption = None,
     poll: Annotated[
         float, typer.Option(min=0.1, metavar="SECONDS", help="Time between two looks at the folder.")
     ] = 30.0,
@@ -107,6 +109,7 @@ def follow(
             probe_set,
             config,
             base=base,
+            tokenizer=tokenizer,
             device=device,
             dtype=dtype,
             poll_s=poll,
@@ -116,7 +119,7 @@ def follow(
         )
         with _notes(tell):
             follower.run(once=once, until_step=until_step)
-    note(f"{follower.rounds} rounds taken: see `iprobe report`.")
+    note(f"{follower.rounds} rounds taken: see `iprobe report{db_option(db)}`.")
     if once and follower.given_up:
         raise typer.Exit(1)
 

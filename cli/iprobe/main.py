@@ -115,6 +115,9 @@ def main() -> None:
         _fail(
             f"this command needs the training extras ({missing} is missing): pip install 'introspection-probe[train]'"
         )
+    except OSError as error:  # a full disk, a name that is too long, a folder that is not ours: no fault of the program
+        where = "" if error.filename is None else f"{error.filename}: "
+        _fail(f"{where}{error.strerror or error}")
     finally:
         gc.enable()
 

@@ -16,7 +16,8 @@ import typer
 from iprobe.console import note, stdout_console
 from iprobe.endpoints import EndpointOption, open_endpoint
 from iprobe.options import DbOption
-from iprobe.torch_models import DeviceOption, DtypeOption, open_model, progress_bar
+from iprobe.shell import db_option
+from iprobe.torch_models import DeviceOption, DtypeOption, TokenizerOption, open_model, progress_bar
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -59,6 +60,7 @@ def probe(
     ] = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    tokenizer: TokenizerOption = None,
 ) -> None:
     """Measure a checkpoint: what it answers, what it says about itself, and whether the two agree.
 
@@ -80,7 +82,7 @@ def probe(
             model, take = interview.model, _remote(interview, probe_set)
         else:
             assert model is not None
-            take = _local(model, probe_set, device, dtype)
+            take = _local(model, probe_set, device, dtype, tokenizer)
         found_step = checkpoint_step(model) if step is None else step
         name, uid = run_identity(model, run, probe_set.content_hash)
         # Before the measurement, which may take long: a history that cannot be written is found now.
@@ -105,12 +107,12 @@ def probe(
     console = stdout_console()
     for task, task_scores in scores.items():
         console.print(_scores(task, task_scores, name, found_step))
-    note(f"Recorded as step {found_step} of run {run_id}: see `iprobe report {run_id}`.")
+    note(f"Recorded as step {found_step} of run {run_id}: see `iprobe report {run_id}{db_option(db)}`.")
 
 
-def _local(model: str, probe_set: ProbeSet, device: str | None, dtype: str | None) -> Take:
+def _local(model: str, probe_set: ProbeSet, device: str | None, dtype: str | None, tokenizer_of: str | None) -> Take:
     """How a round is taken of a model that is loaded here."""
-    mt, tokenizer = open_model(model, device, dtype)
+    mt, tokenizer = open_model(model, device, dtype, tokenizer_of)
     probe_set.check_tokenizer(tokenizer)
     from introspection_probe.rollout import encode_set, measure
 

@@ -28,13 +28,25 @@ DtypeOption = Annotated[
 ]
 
 
-def open_model(name_or_path: str, device: str | None, dtype: str | None) -> tuple[Any, Any]:
+TokenizerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tokenizer",
+        metavar="PATH",
+        help="Tokenizer to read the probes with. By default the checkpoint's own, else its base's.",
+    ),
+]
+
+
+def open_model(
+    name_or_path: str, device: str | None, dtype: str | None, tokenizer: str | None = None
+) -> tuple[Any, Any]:
     """The model and its tokenizer, with a word on stderr, since importing and loading take a while."""
     note(f"Loading {safe_text(name_or_path, 200)} ...")
     from introspection_probe.models import load_model
 
     quiet_transformers()
-    return load_model(Path(name_or_path) if Path(name_or_path).exists() else name_or_path, device, dtype)
+    return load_model(Path(name_or_path) if Path(name_or_path).exists() else name_or_path, device, dtype, tokenizer)
 
 
 def open_tokenizer(name_or_path: str | None) -> Any:

@@ -54,6 +54,7 @@ class Follower:
         config: ``db``, ``run_name``, ``prometheus_port``, ``prometheus_host``, ``token_budget``, ``path``,
             ``max_probes``, ``supervision`` and those on alarms are used; nothing is trained.
         base: M0: measured first, as step 0, and what LoRA adapters are put on.
+        tokenizer: what reads the probes, as a folder or hub name; default: the checkpoint's own, else the base's.
         device: where to measure. The run's own accelerators are best left to the run.
         poll_s: seconds between two looks at the folder.
         note: told in a sentence what was skipped, lost or found broken.
@@ -68,6 +69,7 @@ class Follower:
         config: IntrospectionConfig | None = None,
         *,
         base: str | None = None,
+        tokenizer: str | None = None,
         device: str | None = "cpu",
         dtype: str | None = None,
         poll_s: float = 30.0,
@@ -85,7 +87,7 @@ class Follower:
         self._mixture = Mixture((Part(probe_set.task, probe_set),))
         self._probes = self._mixture.measured(self._config.max_probes)
         self._base, self._poll_s, self._settle_s = base, poll_s, min(poll_s, SETTLE_S)
-        self._loader = CheckpointLoader(base=base, device=device, dtype=dtype)
+        self._loader = CheckpointLoader(base=base, device=device, dtype=dtype, tokenizer=tokenizer)
         self._tell, self._measured, self._progress = note, measured, progress
         self._info = RunInfo(
             uid=run_uid(self._output_dir, probe_set.content_hash),

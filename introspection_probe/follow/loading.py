@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer
 
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.follow.checkpoints import is_adapter, is_plain_lora
-from introspection_probe.models import load_model
+from introspection_probe.models import check_placement, has_tokenizer, load_model, load_tokenizer
 
 _ADAPTER_NAMES = ("default", "next")
 
@@ -24,10 +23,22 @@ class CheckpointLoader:
     Args:
         base: model that adapters are put on; default: the one that the adapter names.
         device, dtype: as for :func:`introspection_probe.models.load_model`.
+        tokenizer: where the tokenizer is; default: in the checkpoint, else beside the base.
+
+    Raises:
+        IntrospectionError: a device or dtype that this machine does not have.
     """
 
-    def __init__(self, *, base: str | None = None, device: str | None = None, dtype: str | None = None) -> None:
-        self._base, self._device, self._dtype = base, device, dtype
+    def __init__(
+        self,
+        *,
+        base: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        tokenizer: str | None = None,
+    ) -> None:
+        check_placement(device, dtype)
+        self._base, self._device, self._dtype, self._named = base, device, dtype, tokenizer
         self._model: nn.Module | None = None
         self._tokenizer: Any = None
         # What the model in memory was made of: (base, adapter configuration), or None where it cannot be reused.
@@ -43,7 +54,7 @@ class CheckpointLoader:
         if self._base is None:
             raise IntrospectionError("no base model was given: name it with --base")
         self.release()
-        self._model, self._tokenizer = load_model(self._base, self._device, self._dtype)
+        self._model, self._tokenizer = load_model(self._base, self._device, self._dtype, self._named)
         return self._model, self._tokenizer
 
     def load(self, folder: Path) -> tuple[nn.Module, Any]:
@@ -82,18 +93,25 @@ class CheckpointLoader:
         return str(self._base or config.get("base_model_name_or_path")), config
 
     def _load(self, folder: Path) -> None:
+        where = self._tokenizer_of(folder)
         if self._base is None or not is_adapter(folder):
-            self._model, self._tokenizer = load_model(folder, self._device, self._dtype)
+            self._model, self._tokenizer = load_model(folder, self._device, self._dtype, where)
             return
         from peft import PeftModel
 
-        base, tokenizer = load_model(self._base, self._device, self._dtype)
+        base, tokenizer = load_model(self._base, self._device, self._dtype, where)
         device = str(next(base.parameters()).device)
         try:
             adapted = PeftModel.from_pretrained(base, str(folder), torch_device=device)
         except Exception as error:
             raise _unfit(folder, self._base, error) from error
-        self._model, self._tokenizer = adapted.eval(), tokenizer_in(folder) or tokenizer
+        self._model, self._tokenizer = adapted.eval(), tokenizer
+
+    def _tokenizer_of(self, folder: Path) -> str | None:
+        """Where a checkpoint's tokenizer is; None leaves it to :func:`load_model`."""
+        if self._named is None and has_tokenizer(folder):
+            return str(folder)
+        return self._named or self._base
 
     def _swap(self, folder: Path) -> None:
         """Put the adapter in the place of the one that is loaded."""
@@ -108,18 +126,10 @@ class CheckpointLoader:
         model.set_adapter(fresh)
         model.delete_adapter(current)
         model.eval()
-        self._tokenizer = tokenizer_in(folder) or self._tokenizer
+        where = self._tokenizer_of(folder)
+        if where == str(folder):
+            self._tokenizer = load_tokenizer(where)
         self.swapped += 1
-
-
-def tokenizer_in(folder: Path) -> Any:
-    """The tokenizer saved in a checkpoint, or None where there is none."""
-    if not (folder / "tokenizer_config.json").is_file():
-        return None
-    try:
-        return AutoTokenizer.from_pretrained(str(folder))
-    except Exception as error:  # a damaged tokenizer fails in many ways
-        raise IntrospectionError(f"the tokenizer in {folder} does not load ({_first_line(error)})") from error
 
 
 def _unfit(folder: Path, base: str, error: Exception) -> IntrospectionError:
