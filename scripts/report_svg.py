@@ -12,7 +12,7 @@ from rich.terminal_theme import MONOKAI
 
 from introspection_probe.history import History
 from iprobe.report_table import render
-from iprobe.summary import summarize
+from iprobe.summary import read_course, summarize, with_rollouts
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
         highlight=False,
     )
     with History.open(args.db, must_exist=True) as history:
-        summary = summarize(history, args.run, args.task, args.examples)
+        summary = with_rollouts(history, summarize(read_course(history, args.run), args.task), args.examples)
     console.print("$ iprobe report\n", style="dim")
     console.print(render(summary, console))
     # A fixed id: the same report gives the same file.

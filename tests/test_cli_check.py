@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 import unicodedata
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -13,14 +14,14 @@ from xml.etree import ElementTree
 
 import pytest
 from cli_program import Program
-from histories import write_run
+from histories import make_probes, make_rollouts, write_run
 from junitparser import Failure, JUnitXml
 from lxml import etree
 
 from introspection_probe.alerts import CONDITIONS
 from introspection_probe.history import History
 from introspection_probe.records import Alert, Round, RunInfo
-from introspection_probe.scoring import score_round
+from introspection_probe.scoring import score_by_task, score_round
 
 HOSTILE = "[red]x[/red]\x1b[2J\a\u202eevil\ufffe|]]>`<failure>&\n\x9b31m\x7f"
 STEPS = (0, 100, 200)
@@ -197,6 +198,28 @@ def test_junit_has_a_test_case_for_each_condition(
     assert isinstance(failure, Failure)
     assert (failure.type, failure.message) == ("alert", "critical since step 100: Gap <0> & falling. Look at it.")
     assert {prop.name: prop.value for prop in suite.properties()}["status"] == "finished"
+
+
+def test_a_run_of_many_tasks_is_read_once(iprobe: Program, db: Path) -> None:
+    """A hundred tasks over fifty rounds: read anew for each task it took minutes."""
+    tasks = [f"task-{number:03}" for number in range(100)]
+    probes = [probe for task in tasks for probe in make_probes(2, task)]
+    rollouts = make_rollouts(probes, 1.0)
+    scores = score_by_task(rollouts, probes)
+    with History.open(str(db)) as history:
+        run_id = history.start_run(RunInfo("u", "many", "m", tuple(tasks)))
+        for step in range(50):
+            history.record_round(run_id, Round(step, rollouts, datetime.now(UTC), 1.0), scores)
+        history.update_run(run_id, status="finished")
+    began = time.monotonic()
+    code, found = conditions(iprobe, "--db", db)
+    assert time.monotonic() - began < 10
+    assert {task for _, task in found} == {*tasks, None}
+    assert (code, len(found)) == (0, 1 + 100 * (1 + len(CONDITIONS)))
+    out = iprobe("report", "--db", db, width=200).out
+    assert "(also task-001, task-002, task-003, task-004, task-005, task-006 and 93 more: choose with --task)" in out
+    refused = iprobe("report", "--db", db, "--task", "nothing").err
+    assert "it has task-000, task-001, task-002, task-003, task-004, task-005 and 94 more" in refused
 
 
 @pytest.mark.parametrize("kind", ["passing", "failing", "hostile", "no round"])

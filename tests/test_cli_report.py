@@ -11,6 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -202,6 +203,22 @@ def test_a_run_that_fell_silent_is_called_dead(iprobe: Program, db: Path, write:
     report = report_json(iprobe, "--db", db)
     assert (report["status"], report["stale"]) == ("running", True)
     assert "silent" in iprobe("runs", "--db", db).out
+
+
+def test_a_run_whose_rounds_take_long_is_not_called_dead_by_any_command(
+    iprobe: Program, db: Path, write: Callable[..., int]
+) -> None:
+    """Half an hour a round, and twenty minutes of silence: it measures."""
+    write(status="running")
+    silent = (datetime.now(UTC) - timedelta(minutes=20)).replace(tzinfo=None)
+    for duration, stale in ((1800.0, False), (300.0, True)):
+        with sqlite3.connect(db) as connection:
+            connection.execute("UPDATE run SET updated_at = ?", [f"{silent}"])
+            connection.execute("UPDATE round SET duration_s = ? WHERE step = 100", [duration])
+        connection.close()
+        assert report_json(iprobe, "--db", db)["stale"] is stale
+        assert json.loads(iprobe("runs", "--db", db, "--format", "json").out)[0]["stale"] is stale
+        assert ("silent" in iprobe("runs", "--db", db).out) is stale
 
 
 def test_a_run_that_ended_is_never_called_silent(iprobe: Program, db: Path, write: Callable[..., int]) -> None:
@@ -427,12 +444,12 @@ def test_the_suggested_commands_work_when_pasted(iprobe: Program, tmp_path: Path
 
 def test_a_password_is_not_repeated(iprobe: Program, db: Path, write: Callable[..., int]) -> None:
     from introspection_probe.history import History
-    from iprobe.summary import summarize
+    from iprobe.summary import read_course, summarize
     from iprobe.words import next_steps
 
     write()
     with History.open(str(db)) as history:
-        summary = summarize(history, None, None, 3, "postgresql://me:secret@host/db")
+        summary = summarize(read_course(history, None, "postgresql://me:secret@host/db"), None)
     assert "secret" not in str(next_steps(summary))
     assert "secret" not in str(next_steps(replace(summary, db="postgresql://host/db?user=me&password=secret")))
 

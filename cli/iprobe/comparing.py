@@ -9,7 +9,7 @@ from introspection_probe.errors import IntrospectionError
 from introspection_probe.history import ExampleRow, History, MixedLosses, RunRow, ScoredRound
 from introspection_probe.records import Explanation, Rollout
 from introspection_probe.scoring.head_to_head import HeadToHead, PairedExample, Telling, compare_head_to_head, tell
-from iprobe.text import safe_text
+from iprobe.text import safe_text, some_names
 
 # Built twice from the same model, on other hardware, a few of M0's answers that hang by a thread fall otherwise.
 # Such examples are left out. With more of them it was not the same model, and Orig means two things.
@@ -94,10 +94,7 @@ def _common_tasks(
     common = [name for name in a_tasks if name in b_tasks and task in (None, name)]
     if not common:
         wanted = "" if task is None else f" {safe_text(task, 60)!r}"
-        has = "; ".join(
-            f"{_name(run)} has {', '.join(safe_text(name, 60) for name in names)}"
-            for run, names in ((a, a_tasks), (b, b_tasks))
-        )
+        has = "; ".join(f"{_name(run)} has {some_names(names)}" for run, names in ((a, a_tasks), (b, b_tasks)))
         raise IntrospectionError(f"the two rounds have no task{wanted} in common: {has}")
     return common
 

@@ -79,7 +79,7 @@ def report(
     and examples where what the model says is not what it does.
     """
     from introspection_probe.history import History
-    from iprobe.summary import summarize
+    from iprobe.summary import read_course, summarize, with_rollouts
 
     asked = {
         "--min-self-em": min_self_em,
@@ -93,18 +93,20 @@ def report(
     with History.open(db, must_exist=True) as history:
         shown = _EXAMPLES if examples is None else examples
         fetched = _EXAMPLES_ON_A_PAGE if examples is None and html is not None else shown
-        summary = summarize(history, run, task, fetched, db)
+        course = read_course(history, run, db)
+        summary = with_rollouts(history, summarize(course, task), fetched)
+        # Of all tasks, where the answer is about the run.
+        whole = task is None and (check or html is not None)
+        others = [summarize(course, name) for name in summary.other_tasks] if whole else []
         if html is not None:
             from iprobe.report_html import write_page
 
-            write_page(history, summary, html, examples=fetched, all_tasks=task is None)
+            write_page(history, [summary, *(with_rollouts(history, other, fetched) for other in others)], html)
             summary = replace(summary, examples=summary.examples[:shown])
         if check:
             from iprobe.checks import Thresholds, run_checks
 
-            others = summary.other_tasks if task is None else ()
-            summaries = [summary, *(summarize(history, str(summary.run.id), other, 0, db) for other in others)]
-            checked = run_checks(summaries, Thresholds(min_self_em, min_gap, min_label_agreement))
+            checked = run_checks([summary, *others], Thresholds(min_self_em, min_gap, min_label_agreement))
     if checked is not None and junit is not None:
         from iprobe.junit import write_junit
 

@@ -23,29 +23,26 @@ from introspection_probe.errors import IntrospectionError
 from introspection_probe.history import History, RunRow
 from iprobe import formatting, values, words
 from iprobe.report_html_view import TaskView, answer, task_view, truth
-from iprobe.summary import Summary, summarize
+from iprobe.summary import Summary
 from iprobe.text import safe_end, safe_text
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write_page(history: History, summary: Summary, path: Path, *, examples: int, all_tasks: bool) -> None:
-    """Write the report of the summary's run to ``path``.
+def write_page(history: History, summaries: Sequence[Summary], path: Path) -> None:
+    """Write the report of a run to ``path``.
 
     Args:
-        summary: of one of the run's tasks, with the examples to show.
-        examples: how many examples each further task shows at most.
-        all_tasks: show the run's other tasks, too.
+        summaries: one for each of the run's tasks to show, at least one.
 
     Raises:
         IntrospectionError: the file cannot be written.
     """
-    others = summary.other_tasks if all_tasks else ()
-    summaries = [summary, *(summarize(history, str(summary.run.id), name, examples, summary.db) for name in others)]
+    first, *others = summaries
     # The mixed losses are the run's, not a task's: once is enough.
-    summaries = [one if one is summary else replace(one, losses=()) for one in summaries]
-    views = [_view(history, f"t{number}", one) for number, one in enumerate(summaries, start=1)]
-    page = to_html(summary.run, views, summary.now)
+    shown = [first, *(replace(other, losses=()) for other in others)]
+    views = [_view(history, f"t{number}", one) for number, one in enumerate(shown, start=1)]
+    page = to_html(first.run, views, first.now)
     try:
         path.write_text(page, encoding="utf-8", newline="\n")
     except OSError as error:

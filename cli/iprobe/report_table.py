@@ -14,7 +14,7 @@ from rich.text import Text
 from introspection_probe.history import AlertRow, ExampleRow
 from iprobe.formatting import NOT_MEASURED, sparkline
 from iprobe.summary import Summary
-from iprobe.text import safe_end, safe_text
+from iprobe.text import safe_end, safe_text, some_names
 from iprobe.values import change_interval_text, change_text, value_interval_text, value_text
 from iprobe.words import (
     cost_words,
@@ -59,7 +59,7 @@ def _header(summary: Summary, width: int) -> RenderableType:
     room = max(width - 8, 8)
     task = safe_text(summary.task or NOT_MEASURED, room)
     if summary.other_tasks:
-        task += f"  (also {', '.join(safe_text(name, 40) for name in summary.other_tasks)}: choose with --task)"
+        task += f"  (also {some_names(summary.other_tasks)}: choose with --task)"
     lines: list[tuple[str, Text]] = [
         ("run", Text(safe_text(run.name, room), style="bold")),
         ("model", Text(safe_end(run.model, room))),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
     from introspection_probe.history import RunRow
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A run, and whether it says "running" but is not heard of."""
+
+    run: RunRow
+    stale: bool
+
+
 def runs(
     db: DbOption = None,
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="How many runs to list, the latest first.")] = 20,
@@ -24,12 +33,15 @@ def runs(
 ) -> None:
     """List the runs of a history, the latest first."""
     from introspection_probe.history import History
+    from iprobe.summary import is_stale
 
     now = datetime.now(UTC)
     with History.open(db, must_exist=True) as history:
-        rows = history.runs(limit)
+        found = history.runs(limit)
+        longest = history.longest_rounds([run.id for run in found])
+    rows = [Listed(run, is_stale(run, longest.get(run.id, 0.0), now)) for run in found]
     if format_ is Format.json:
-        write_json([_json(run, now) for run in rows])
+        write_json([_json(row) for row in rows])
     elif format_ is Format.markdown:
         write(_markdown(rows, now))
     else:
@@ -40,16 +52,16 @@ def runs(
 _TITLES = ("id", "run", "task", "model", "status", "step", "started")
 
 
-def _cells(run: RunRow, now: datetime) -> list[str]:
+def _cells(row: Listed, now: datetime) -> list[str]:
     from iprobe.formatting import ago_text
-    from iprobe.words import short_status
 
+    run = row.run
     return [
         str(run.id),
         run.name,
         ", ".join(run.tasks),
         run.model,
-        short_status(run, now),
+        "silent" if row.stale else run.status,
         f"{run.step:,}",
         ago_text(run.started_at, now),
     ]
@@ -60,7 +72,7 @@ _EXPENDABLE = ("model", "started", "task")
 _SHORTENED = {"run": 8, "task": 8, "model": 12}
 
 
-def _table(rows: Sequence[RunRow], now: datetime, width: int) -> RenderableType:
+def _table(rows: Sequence[Listed], now: datetime, width: int) -> RenderableType:
     from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
@@ -69,7 +81,7 @@ def _table(rows: Sequence[RunRow], now: datetime, width: int) -> RenderableType:
 
     if not rows:
         return Text("No run was recorded in this history yet.")
-    columns = dict(zip(_TITLES, zip(*(_cells(run, now) for run in rows), strict=True), strict=True))
+    columns = dict(zip(_TITLES, zip(*(_cells(row, now) for row in rows), strict=True), strict=True))
     widths = {
         title: max(cell_len(title), *(cell_len(safe_text(cell, 60)) for cell in cells))
         for title, cells in columns.items()
@@ -109,7 +121,7 @@ def _fit(widths: dict[str, int], width: int) -> None:
             widths[widest] -= 1
 
 
-def _markdown(rows: Sequence[RunRow], now: datetime) -> str:
+def _markdown(rows: Sequence[Listed], now: datetime) -> str:
     from iprobe.report_markdown import markdown_table
     from iprobe.text import markdown_text
 
@@ -117,10 +129,10 @@ def _markdown(rows: Sequence[RunRow], now: datetime) -> str:
     return "\n".join(markdown_table(_TITLES, cells))
 
 
-def _json(run: RunRow, now: datetime) -> dict[str, Any]:
+def _json(row: Listed) -> dict[str, Any]:
     from iprobe.report_json import time_json
-    from iprobe.summary import is_stale
 
+    run = row.run
     return {
         "run_id": run.id,
         "run": run.name,
@@ -129,7 +141,7 @@ def _json(run: RunRow, now: datetime) -> dict[str, Any]:
         "model": run.model,
         "tasks": list(run.tasks),
         "status": run.status,
-        "stale": is_stale(run, (), now),
+        "stale": row.stale,
         "step": run.step,
         "started_at": time_json(run.started_at),
         "resumed_at": time_json(run.resumed_at),

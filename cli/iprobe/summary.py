@@ -13,7 +13,7 @@ from introspection_probe.scoring import RoundScores, Verdict, judge
 from introspection_probe.scoring.drift import ChangePoint
 from iprobe.measures import Row, rows
 from iprobe.shifts import find_shifts
-from iprobe.text import safe_text
+from iprobe.text import safe_text, some_names
 
 # The callback touches the run at least once a minute; ten silent minutes are a crash, a hang or a very long step.
 STALE_AFTER = timedelta(minutes=10)
@@ -84,68 +84,86 @@ class Summary:
         return tuple(name for name in self.tasks if name != self.task)
 
 
-def summarize(history: History, ref: str | None, task: str | None, examples: int, db: str | None = None) -> Summary:
-    """The summary of a run, the latest one by default.
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What was read of a run, for the summaries of all its tasks.
 
-    Args:
-        ref: run id, name or the beginning of its uid.
-        task: which task of the run; the first one by default.
-        examples: how many examples to fetch at most.
-        db: repeated in the commands that the report suggests.
+    Attributes:
+        tasks: those that it names and those that its rounds measured.
+    """
+
+    run: RunRow
+    tasks: tuple[str, ...]
+    rounds: Sequence[ScoredRound]
+    alerts: Sequence[AlertRow]
+    losses: Sequence[MixedLosses]
+    now: datetime
+    db: str | None
+
+    @classmethod
+    def of(
+        cls,
+        run: RunRow,
+        rounds: Sequence[ScoredRound],
+        alerts: Sequence[AlertRow],
+        losses: Sequence[MixedLosses],
+        db: str | None,
+    ) -> Course:
+        """As it stands now; ``db`` is repeated in the commands that the report suggests."""
+        tasks = tuple(dict.fromkeys([*run.tasks, *(name for scored in rounds for name in scored.scores)]))
+        return cls(run, tasks, rounds, alerts, losses, datetime.now(UTC), db)
+
+
+def read_course(history: History, ref: str | None, db: str | None = None) -> Course:
+    """The run that ``ref`` means: its number, its name, the beginning of its uid; by default the latest.
 
     Raises:
-        IntrospectionError: no such run, or the run has no such task.
+        IntrospectionError: no such run.
     """
     run = history.find_run(ref)
-    now = datetime.now(UTC)
-    bare = summary_of(run, history.rounds(run.id), history.alerts(run.id), history.losses(run.id), task, now, db)
-    if bare.task is None or not bare.rounds:
-        return bare
-    limit = max(examples, _CONSIDERED)
-    return replace(
-        bare,
-        examples=_telling(history.disagreements(run.id, bare.rounds[-1].step, task=bare.task, limit=limit))[:examples]
-        if examples
-        else (),
-        shifts=find_shifts(history, run.id, bare.task, bare.rounds),
-    )
+    return Course.of(run, history.rounds(run.id), history.alerts(run.id), history.losses(run.id), db)
 
 
-def summary_of(
-    run: RunRow,
-    all_rounds: Sequence[ScoredRound],
-    alerts: Sequence[AlertRow],
-    losses: Sequence[MixedLosses],
-    task: str | None,
-    now: datetime,
-    db: str | None = None,
-) -> Summary:
-    """The summary of what was read of a run, without examples and shifts, which take rollouts.
+def summarize(course: Course, task: str | None) -> Summary:
+    """The summary of one task, the first one by default, without what takes rollouts: see :func:`with_rollouts`.
 
     Raises:
         IntrospectionError: the run has no such task.
     """
-    tasks = tuple(dict.fromkeys([*run.tasks, *(name for scored in all_rounds for name in scored.scores)]))
+    run, tasks = course.run, course.tasks
     if task is not None and task not in tasks:
-        known = f"it has {', '.join(safe_text(name, 60) for name in tasks)}" if tasks else "it has no round yet"
+        known = f"it has {some_names(tasks)}" if tasks else "it has no round yet"
         raise IntrospectionError(f"run {safe_text(run.name, 60)!r} has no task {safe_text(task, 60)!r}: {known}")
     chosen = task or next(iter(tasks), None)
-    rounds = tuple(scored for scored in all_rounds if chosen in scored.scores)
+    rounds = tuple(scored for scored in course.rounds if chosen in scored.scores)
     scores = [scored.scores[chosen] for scored in rounds] if chosen is not None else []
+    longest = max((scored.duration_s for scored in course.rounds), default=0.0)
     return Summary(
         run=run,
         task=chosen,
         tasks=tasks,
         rounds=rounds,
         rows=tuple(rows(scores)),
-        alerts=tuple(alert for alert in alerts if alert.task == chosen),
+        alerts=tuple(alert for alert in course.alerts if alert.task == chosen),
         examples=(),
         verdict=judge(scores[-1]) if scores else None,
-        stale=is_stale(run, all_rounds, now),
-        now=now,
-        db=db,
-        losses=tuple(losses),
+        stale=is_stale(run, longest, course.now),
+        now=course.now,
+        db=course.db,
+        losses=tuple(course.losses),
     )
+
+
+def with_rollouts(history: History, summary: Summary, examples: int) -> Summary:
+    """The summary with its sharp shifts, and at most so many examples."""
+    run, task = summary.run, summary.task
+    if task is None or not summary.rounds:
+        return summary
+    shown: tuple[ExampleRow, ...] = ()
+    if examples:
+        limit = max(examples, _CONSIDERED)
+        shown = _telling(history.disagreements(run.id, summary.rounds[-1].step, task=task, limit=limit))[:examples]
+    return replace(summary, examples=shown, shifts=find_shifts(history, run.id, task, summary.rounds))
 
 
 def _telling(examples: Sequence[ExampleRow]) -> tuple[ExampleRow, ...]:
@@ -159,8 +177,7 @@ def _telling(examples: Sequence[ExampleRow]) -> tuple[ExampleRow, ...]:
     return tuple(sorted(examples, key=rank))
 
 
-def is_stale(run: RunRow, rounds: Sequence[ScoredRound], now: datetime) -> bool:
+def is_stale(run: RunRow, longest_round_s: float, now: datetime) -> bool:
     """Whether a run that says "running" was silent for longer than ten minutes and than twice its longest round."""
-    longest = max((scored.duration_s for scored in rounds), default=0.0)
     silent = now - run.updated_at
-    return run.status == "running" and silent > max(STALE_AFTER, timedelta(seconds=2 * longest))
+    return run.status == "running" and silent > max(STALE_AFTER, timedelta(seconds=2 * longest_round_s))

@@ -8,6 +8,7 @@ what cannot be printed is spelled out. Rich's own markup never sees the text (it
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 ELLIPSIS = "…"
 
@@ -70,6 +71,12 @@ def safe_end(text: str, limit: int) -> str:
     """As `safe_text`, but what is longer loses its beginning: ``…/checkpoint-500``."""
     safe = safe_text(text[-limit - 1 :]) if limit > 0 else ""
     return safe if len(safe) <= limit else ELLIPSIS + safe[len(safe) - limit + 1 :]
+
+
+def some_names(names: Sequence[str], limit: int = 6) -> str:
+    """Names in a sentence, each made safe; of many the first few: ``a, b, c and 7 more``."""
+    shown = ", ".join(safe_text(name, 60) for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit:,} more"
 
 
 # Every ASCII punctuation character may be escaped with a backslash (CommonMark 2.4); these can start something.

@@ -14,7 +14,7 @@ from introspection_probe.history import AlertRow
 from iprobe.formatting import duration_text
 from iprobe.report_table import VERDICT_STYLES, prose, table
 from iprobe.summary import Summary
-from iprobe.text import safe_end, safe_text
+from iprobe.text import safe_end, safe_text, some_names
 from iprobe.watching import Look
 from iprobe.words import loss_words, status_words
 
@@ -69,7 +69,7 @@ def _header(summary: Summary, width: int) -> Text:
     run = summary.run
     text = Text(safe_text(run.name, min(width, 60)), style="bold")
     task = "" if summary.task is None else f", {safe_text(summary.task, 40)}"
-    others = f" (also {', '.join(safe_text(name, 40) for name in summary.other_tasks)})" if summary.other_tasks else ""
+    others = f" (also {some_names(summary.other_tasks)})" if summary.other_tasks else ""
     text.append(f"  run {run.id}{task}{others}, {safe_end(run.model, min(width, 60))}", style="not bold dim")
     return text
 

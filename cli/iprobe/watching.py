@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import pairwise
 from statistics import median
 
-from introspection_probe.errors import IntrospectionError
 from introspection_probe.history import (
     AlertRow,
     History,
@@ -18,7 +17,7 @@ from introspection_probe.history import (
     RunRow,
     ScoredRound,
 )
-from iprobe.summary import Summary, summary_of
+from iprobe.summary import Course, Summary, summarize
 from iprobe.text import safe_text
 
 
@@ -87,7 +86,6 @@ class Watched:
             HistoryUnavailableError: the history could not be read at the first look. Later this is ``trouble``.
         """
         first, self._looked = not self._looked, True
-        now = datetime.now(UTC)
         trouble = None
         try:
             with History.open(self._db, must_exist=True) as history:
@@ -103,7 +101,8 @@ class Watched:
         if self._run is None:
             return Look(None, trouble=trouble)
         rounds = [self._rounds[step] for step in sorted(self._rounds)]
-        summary = summary_of(self._run, rounds, self._alerts, self._losses, self._task_now(rounds), now, self._db)
+        course = Course.of(self._run, rounds, self._alerts, self._losses, self._db)
+        summary = summarize(course, self._task_now(course))
         return Look(
             summary=summary,
             alarms=tuple(alert for alert in self._alerts if alert.active),
@@ -127,15 +126,9 @@ class Watched:
         self._losses = history.losses(run.id)
         self._run = run
 
-    def _task_now(self, rounds: Iterable[ScoredRound]) -> str | None:
+    def _task_now(self, course: Course) -> str | None:
         """The task asked for; before the first round, a run may not know its tasks yet."""
-        if self._task is None or self._run is None:
-            return None
-        known = {*self._run.tasks, *(name for scored in rounds for name in scored.scores)}
-        if known and self._task not in known:
-            has = ", ".join(safe_text(name, 60) for name in sorted(known))
-            raise IntrospectionError(f"the run has no task {safe_text(self._task, 60)!r}: it has {has}")
-        return self._task if known else None
+        return self._task if course.tasks else None
 
 
 def _usual_interval(rounds: Iterable[ScoredRound], since: datetime) -> float | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from shlex import quote
 
 from introspection_probe.history import ExampleRow, MixedLosses, RunRow
 from introspection_probe.records import Behavior, Explanation, LossTerm
 from introspection_probe.scoring.drift import ChangePoint
 from iprobe.formatting import ago_text, duration_text, loss_text, sparkline, time_text
-from iprobe.summary import Summary, is_stale
+from iprobe.shell import argument, db_option
+from iprobe.summary import Summary
 from iprobe.text import safe_text
 
 _ANSWER = 60
@@ -30,11 +30,6 @@ def status_words(run: RunRow, *, stale: bool, now: datetime) -> str:
         heard = duration_text(max((now - run.updated_at).total_seconds(), 0.0))
         return f"running, step {run.step}, heard from {heard} ago"
     return f"{run.status} at step {run.step} after {ran}"
-
-
-def short_status(run: RunRow, now: datetime) -> str:
-    """The status in one word, for a list of runs; ``silent`` for a run that says "running" but is not heard of."""
-    return "silent" if is_stale(run, (), now) else run.status
 
 
 def started_words(run: RunRow, now: datetime) -> str:
@@ -115,21 +110,14 @@ def _wrong(said: Explanation, now: Explanation) -> str:
 
 def next_steps(summary: Summary) -> list[tuple[str, str]]:
     """Commands worth typing now, each with what it is for; they can be pasted as they are."""
-    run, tail = summary.run.id, _db_option(summary.db)
+    run, tail = summary.run.id, db_option(summary.db)
     if summary.task is not None and summary.other_tasks:
-        tail = f" --task {quote(safe_text(summary.task, 80))}{tail}"
+        tail = f" --task {argument(summary.task)}{tail}"
     steps = []
     if summary.parted > len(summary.examples):
         more = min(summary.parted, 20)
         steps.append((f"iprobe report {run} --examples {more}{tail}", "more examples that part"))
     if summary.rounds:
         steps.append((f"iprobe report {run} --format json{tail}", "every round, for programs"))
-    steps.append((f"iprobe runs{_db_option(summary.db)}", "all runs of this history"))
+    steps.append((f"iprobe runs{db_option(summary.db)}", "all runs of this history"))
     return steps
-
-
-def _db_option(db: str | None) -> str:
-    if db is None:
-        return ""
-    # A server's URL may hold a password, which has no business in a report that is pasted somewhere.
-    return " --db URL" if "://" in db and not db.startswith("sqlite") else f" --db {quote(safe_text(db, 300))}"

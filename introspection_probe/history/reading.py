@@ -113,6 +113,16 @@ def rounds(connection: Connection, run_id: int, since_step: int | None = None) -
     ]
 
 
+def longest_rounds(connection: Connection, run_ids: Sequence[int]) -> dict[int, float]:
+    """The duration of each run's longest round, in seconds; runs without a round are left out."""
+    r = s.round_.c
+    longest: dict[int, float] = {}
+    for some in chunks(run_ids):
+        query = select(r.run_id, func.max(r.duration_s)).where(r.run_id.in_(some)).group_by(r.run_id)
+        longest.update((run_id, duration) for run_id, duration in connection.execute(query))
+    return longest
+
+
 def losses(connection: Connection, run_id: int) -> list[MixedLosses]:
     """A run's mixed losses in order of step."""
     of_run = select(s.mixed_loss).where(s.mixed_loss.c.run_id == run_id)

@@ -179,6 +179,10 @@ class History:
         """The counts of the run's rounds in order of step, from ``since_step`` on. Reads no rollouts."""
         return self._read(lambda connection: reading.rounds(connection, run_id, since_step))
 
+    def longest_rounds(self, run_ids: Sequence[int]) -> dict[int, float]:
+        """The duration of each run's longest round, in seconds; runs without a round are left out."""
+        return self._read(lambda connection: reading.longest_rounds(connection, run_ids))
+
     def losses(self, run_id: int) -> list[MixedLosses]:
         """The run's mixed losses from round to round, in order of step; empty for a run that mixes nothing in."""
         return self._read(lambda connection: reading.losses(connection, run_id))
