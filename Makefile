@@ -24,7 +24,7 @@ demo: install
 	$(BIN)/iprobe demo
 
 test: install debian
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 check: install
 	$(BIN)/ruff format --check .
