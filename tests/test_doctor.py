@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -179,6 +180,35 @@ def test_settings_that_do_not_couple_are_found_from_their_limit_on(settings: Set
     assert levels(examine(good_set(), settings))[code] == level
 
 
+def test_every_finding_of_the_documentation_is_there_when_it_should_be_and_not_when_it_should_not() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "doctor.md").read_text(encoding="utf-8")
+    alone = page.split("## From the probe set alone")[1].split("## With the model")[0]
+    named = {code for line in alone.splitlines() if line.startswith("| `") for code in re.findall(r"`(\w+)`", line)}
+    labels = {"NAME": lambda i: Explanation(changed=False, content="D")}
+    one_answer = probe_set(lambda i: Behavior("A", "A"), n=60, labels=labels, question=lambda i: "Always the same?")
+    poor = [
+        examine(one_answer, Settings(kl_weight=0, lora_rank=8, learning_rate=1, optim="lomo", max_steps=1)),
+        examine(one_answer, Settings(explanation_weight=0, supervision="none")),
+        examine(probe_set(changed_in(0.99), n=60)),
+        examine(probe_set(lambda i: Behavior("B", "AB"[i % 30 == 0]), n=60)),
+    ]
+    close = {"NAME": lambda i: good(i).explanation}
+    well = examine(
+        probe_set(labels=close),
+        Settings(learning_rate=1e-5, lora_rank=96, optim="adamw_torch", max_steps=500),
+        effect=0.15,
+    )
+    fired = {finding.code for found in poor for finding in found.findings if finding.level != "ok"}
+    fine = {finding.code for finding in well.findings if finding.level == "ok"}
+    named.remove("explanations_drifted")  # an alarm that a row speaks of
+    assert named <= fired
+    # These two are said only where something is wrong.
+    assert named - fine == {"explanation_weight", "supervision"}
+    assert {finding.level for finding in well.findings} == {"ok"}
+    for found in poor:
+        assert all(f.reason and f.remedy and f.value is not None for f in found.findings if f.level != "ok")
+
+
 def test_a_run_that_only_measures_is_not_told_how_to_train() -> None:
     found = examine(good_set(), Settings(explanation_weight=0, kl_weight=0, lora_rank=8, learning_rate=1))
     assert found.can_work
@@ -207,6 +237,103 @@ def test_configurations_are_read_as_their_tools_read_them(tmp_path: Path, text: 
     settings, read = settings_of(path)
     assert {name: getattr(settings, name) for name in expected} == expected
     assert "unknown" not in read
+
+
+# As the tools' own examples have them.
+TRL = """\
+# trl sft --config sft.yaml
+model_name_or_path: Qwen/Qwen2.5-0.5B
+dataset_name: trl-lib/Capybara
+report_to: none
+learning_rate: 2.0e-4
+lr_scheduler_type: cosine
+num_train_epochs: 1
+packing: true
+per_device_train_batch_size: 2
+gradient_accumulation_steps: 8
+gradient_checkpointing: true
+eos_token: <|im_end|>
+use_peft: true
+lora_r: 32
+lora_alpha: 16
+lora_target_modules: all-linear
+env:
+  WANDB_PROJECT: sft
+"""
+AXOLOTL = """\
+base_model: NousResearch/Meta-Llama-3-8B
+load_in_8bit: true
+datasets:
+  - path: mhenrichsen/alpaca_2k_test
+    type: alpaca
+val_set_size: 0.05
+sequence_len: 4096
+adapter: lora
+lora_model_dir:
+lora_r: 32
+lora_alpha: 16
+lora_target_linear: true
+gradient_accumulation_steps: 4
+micro_batch_size: 2
+num_epochs: 4
+optimizer: adamw_bnb_8bit
+learning_rate: 0.0002
+bf16: auto
+max_steps:
+deepspeed:
+special_tokens:
+  pad_token: <|end_of_text|>
+"""
+LLAMA_FACTORY = """\
+### model
+model_name_or_path: meta-llama/Meta-Llama-3-8B-Instruct
+trust_remote_code: true
+
+### method
+stage: sft
+do_train: true
+finetuning_type: lora
+lora_rank: 8
+lora_target: all
+deepspeed: examples/deepspeed/ds_z3_config.json
+
+### train
+per_device_train_batch_size: 1
+gradient_accumulation_steps: 8
+learning_rate: 1.0e-4
+num_train_epochs: 3.0
+bf16: true
+resume_from_checkpoint: null
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "rank", "engine"),
+    [
+        (TRL, 32, None),
+        (TRL.replace("use_peft: true\n", ""), None, None),
+        (AXOLOTL, 32, "ok"),
+        (AXOLOTL.replace("adapter: lora\n", "adapter:\n"), None, "ok"),
+        (AXOLOTL.replace("adapter: lora\n", ""), None, "ok"),
+        (LLAMA_FACTORY, 8, "warning"),
+        (LLAMA_FACTORY.replace("finetuning_type: lora", "finetuning_type: full"), None, "warning"),
+    ],
+)
+def test_whole_configurations_of_the_tools_are_judged(
+    program: Program, saved: Any, tmp_path: Path, text: str, rank: int | None, engine: str | None
+) -> None:
+    (tmp_path / "run.yml").write_text(text)
+    result = program("doctor", saved(good_set()), "--json", "--config", tmp_path / "run.yml")
+    told = json.loads(result.out)
+    found = {finding["code"]: finding for finding in told["findings"]}
+    assert result.code == (0 if rank is None else 1)
+    assert (found["lora_rank"]["value"] if "lora_rank" in found else None) == rank
+    assert ("lora_rank (not given)" in told["not_checked"]) == (rank is None)
+    rate = float({TRL: "2e-4", AXOLOTL: "2e-4", LLAMA_FACTORY: "1e-4"}.get(text, found["learning_rate"]["value"]))
+    assert found["learning_rate"]["value"] == rate
+    assert found["learning_rate"]["level"] == ("warning" if rank is None and rate > 1e-4 else "ok")
+    assert (found["early_backward"]["level"] if "early_backward" in found else None) == engine
+    assert "datasets" not in told["read"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import time
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from cli_program import Program
 from doctored import STYLE, good, probe_set
+from refusing import refusal_probe_set, refusing_folder
 from runs import embedded_model, embedded_tokenizer, sft, small_probe_set
 
 from introspection_probe import IntrospectionCallback
@@ -143,6 +145,17 @@ def test_doctor_with_a_model_looks_at_everything(program: Program, tmp_path: Pat
     assert "Nothing was found that prevents it." in result.out
     assert "label_agreement_orig 100%" in " ".join(result.out.split())
     assert "--model" not in result.out
+
+
+def test_a_judged_set_is_asked_freely_and_judged_anew(program: Program, tmp_path: Path) -> None:
+    folder = refusal_probe_set().save(tmp_path / "probes")
+    result = program("doctor", folder, "--model", refusing_folder(), "--json")
+    found = {finding["code"]: finding for finding in json.loads(result.out)["findings"]}
+    assert found["label_agreement_orig"]["value"] == 1
+    assert found["window"]["level"] == "ok"
+    assert "answer_tokens" not in found, "a free answer has as many tokens as it likes"
+    assert "stays" in found["thin_direction"]["reason"] or "changes to" in found["thin_direction"]["reason"]
+    assert result.code == 0, result.out
 
 
 @cache

@@ -55,9 +55,9 @@ def _majority_label(probes: Sequence[Probe]) -> Finding:
     (label, times), *_ = Counter(probe.behavior.explanation for probe in probes).most_common(1)
     share = times / len(probes)
     verb = "would change to" if label.changed else "would not change from"
-    reason, remedy = f"{share:.0%} of the probes have the label '{verb} {quoted(label.content)}'", ""
+    reason, remedy = f"{share:.0%} of the probes say that the answer {verb} {quoted(label.content)}", ""
     if share > MAX_MAJORITY_SHARE:
-        reason += ", which whoever always says it gets right"
+        reason += ", and whoever always says so is right there"
         remedy = "try another prompt style, or balance the set"
     return Finding("warning" if remedy else "ok", "majority_label", share, "share", reason, remedy)
 
@@ -102,10 +102,10 @@ def _thin_direction(probes: Sequence[Probe]) -> list[Finding]:
                 thinnest = (share, count, changed, option)
     assert thinnest is not None
     share, count, changed, option = thinnest
-    name = f"{'changes to' if changed else 'unchanged'} {quoted(option)}"
-    reason, remedy = f"{count} of the {len(probes)} probes are '{name}', the rarest label", ""
+    name = f"{'changes to' if changed else 'stays'} {quoted(option)}"
+    reason, remedy = f"in {count} of the {len(probes)} probes the answer {name}, the rarest label", ""
     if share < HARDLY_EVER and count < MIN_CLASS_PROBES:
-        reason = f"only {reason}, so nothing is taught or measured in that direction"
+        reason = f"{reason}, so nothing is taught or measured in that direction"
         remedy = "add cues that push that way, or build from more questions"
     return [Finding("warning" if remedy else "ok", "thin_direction", count, "probes", reason, remedy)]
 

@@ -100,8 +100,13 @@ def _lora(path: Path, raw: Mapping[str, Any], read: dict[str, Any]) -> dict[str,
     for key in ("use_peft", "finetuning_type", "adapter", "peft_type"):
         if key in raw:
             read[key] = raw[key]
+    # A rank that nobody switched on: axolotl trains all weights without an adapter, TRL without use_peft.
+    unused = ("base_model" in raw and "adapter" not in raw) or (
+        "model_name_or_path" in raw and not {"use_peft", "finetuning_type", "lora_rank"} & raw.keys()
+    )
     off = (
-        raw.get("use_peft") is False
+        unused
+        or raw.get("use_peft") is False
         or str(raw.get("finetuning_type", "lora")).lower() != "lora"
         or ("adapter" in raw and str(raw["adapter"]).lower() not in ("lora", "qlora"))
         or str(raw.get("peft_type", "LORA")).upper() != "LORA"
