@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import count
 from typing import Any
 
 from introspection_probe.errors import IntrospectionError
@@ -50,6 +51,7 @@ def merge_sets(sets: Sequence[ProbeSet], tokenizer: Any) -> tuple[ProbeSet, Merg
     dropped = sorted({name for probe_set in sets for name in probe_set.label_sets} - common)
     seen: set[bytes] = set()
     ids: set[str] = set()
+    taken = {probe.example.id for probe_set in sets for probe in probe_set.probes}
     groups: dict[bytes, str] = {}
     sides: dict[str, Split] = {}
     joined: list[Probe] = []
@@ -63,9 +65,12 @@ def merge_sets(sets: Sequence[ProbeSet], tokenizer: Any) -> tuple[ProbeSet, Merg
             seen.add(key)
             identity = example.id
             if identity in ids:
-                identity = f"{example.id}~{number}"
+                # A set that was joined before may have this name already.
+                free = (f"{example.id}~{suffix}" for suffix in count(number))
+                identity = next(name for name in free if name not in taken)
                 renamed += 1
             ids.add(identity)
+            taken.add(identity)
             group = groups.setdefault(words_of(example.ablated), example.group)
             side = sides.setdefault(group, probe.split)
             moved += side != probe.split

@@ -178,6 +178,14 @@ def test_examples_that_only_share_an_id_are_both_kept(program: Program, tmp_path
     assert done.code == 0, done.err
     ids = [probe.example.id for probe in ProbeSet.load(tmp_path / "both").probes]
     assert ids == [p.example.id for p in probes[:30]] + [f"{p.example.id}~2" for p in probes[:30]]
+    # The names that the first join gave are taken in the next.
+    first = probes[0].example
+    text = replace(probes[0].rendered, included="other", ablated="thing")
+    said = {name: ({"role": "user", "content": "Another thing"},) for name in ("included", "ablated")}
+    three = remade([replace(probes[0], example=replace(first, group="new", **said), rendered=text, split="probe")])
+    again = program("probes", "merge", tmp_path / "both", three.save(tmp_path / "3"), "--out", tmp_path / "all")
+    assert again.code == 0, again.err
+    assert [p.example.id for p in ProbeSet.load(tmp_path / "all").probes] == [*ids, f"{first.id}~3"]
 
 
 def test_sets_that_do_not_go_together_say_what_differs(program: Program, folder: Path, tmp_path: Path) -> None:
