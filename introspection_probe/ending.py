@@ -55,8 +55,9 @@ class Ending:
 
     def _wait(self) -> None:
         if self._dropped.get():
-            atexit.unregister(self._exit)
             self._finish("failed")
+            # Not before: an exit has to wait for it, since the interpreter does not wait for this thread.
+            atexit.unregister(self._exit)
 
     def _exit(self) -> None:
         if os.getpid() != self._pid:

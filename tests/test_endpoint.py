@@ -180,7 +180,9 @@ def test_servers_that_cannot_do_it_are_named_for_what_they_lack(trained: Any, op
         remote(url)
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "http://", ""])
+@pytest.mark.parametrize(
+    "url", ["localhost:8000", "ftp://host", "http://", "", "http://host:eighty", "http://[::1", "http://host:0"]
+)
 def test_what_is_no_url_is_refused(url: str) -> None:
     with pytest.raises(IntrospectionError, match="is no endpoint: give one like http://localhost:8000/v1"):
         Endpoint(url)

@@ -331,6 +331,13 @@ def test_it_ends_cleanly_when_asked_to(trained: Path, probes: Path, tmp_path: Pa
         assert [round_.step for round_ in history.rounds(run.id)] == [2, 4, 6]
 
 
+def test_a_folder_without_checkpoints_is_told_of(tmp_path: Path, probes: Path, program: Program) -> None:
+    (tmp_path / "out" / "logs").mkdir(parents=True)
+    done = program("follow", tmp_path / "out", "--probes", probes, "--db", tmp_path / "h.db", "--once")
+    assert done.code == 0
+    assert f"there is no checkpoint in {tmp_path / 'out'}\n" in done.err
+
+
 def test_wrong_use_is_one_sentence(tmp_path: Path, probes: Path, program: Program) -> None:
     (tmp_path / "file").touch()
     for arguments, sentence in (

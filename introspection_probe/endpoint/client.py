@@ -108,7 +108,7 @@ class Endpoint:
             timeout=httpx.Timeout(timeout_s, connect=10.0, pool=None),
             limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
         )
-        self._transport_error = httpx.TransportError
+        self._request_error = httpx.RequestError
         self._concurrency, self._first_wait_s = concurrency, first_wait_s
         self._stopping = threading.Event()
         self._extras: dict[str, Any] = dict(_EXTRAS)
@@ -253,7 +253,7 @@ class Endpoint:
             pause = min(2 * pause, _LONGEST_WAIT_S)
             try:
                 response = self._client.request(method, self._base + path, json=body)
-            except self._transport_error as error:
+            except self._request_error as error:
                 reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
                 continue
             if response.is_success:
@@ -309,9 +309,14 @@ class _RefusedError(IntrospectionError):
 
 def _base_url(url: str) -> tuple[str, str]:
     """The URL that paths are put after, and how messages name it: without what may be a password."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise IntrospectionError(f"{url!r} is no endpoint: give one like http://localhost:8000/v1")
+    no_endpoint = f"{url!r} is no endpoint: give one like http://localhost:8000/v1"
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError as error:  # a port that is no number, half an IPv6 address
+        raise IntrospectionError(no_endpoint) from error
+    if not usable:
+        raise IntrospectionError(no_endpoint)
     path = parts.path.rstrip("/").removesuffix("/completions")
     base = f"{parts.scheme}://{parts.netloc}{path if path.endswith('/v1') else path + '/v1'}"
     return base, f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

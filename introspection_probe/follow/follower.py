@@ -174,6 +174,8 @@ class Follower:
                 time.sleep(self._settle_s)
             else:
                 break
+        if not self._backlog.largest_step:
+            self._tell(f"there is no checkpoint in {self._output_dir}")
         for sighting in self._backlog.left():
             if sighting.lacking is not None:
                 self._tell(f"skipped {sighting.checkpoint.name}: it {sighting.lacking}")
