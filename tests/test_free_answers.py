@@ -100,7 +100,7 @@ def test_m0_is_what_it_writes_judged_and_what_it_wrote_is_kept() -> None:
         assert probe.behavior == expected.behavior
         ended.add(probe.responses.ablated_ids[-1] == refusing_tokenizer().eos_token_id)
     assert ended == {True, False}, "some end by themselves, some are cut off"
-    assert probe_set.manifest.judging == Judging("rules", "1", CAP)
+    assert probe_set.manifest.judging == Judging("rules", "2", CAP)
 
 
 def test_a_judged_set_comes_back_whole_and_its_responses_are_part_of_its_hash(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_judged_set_comes_back_whole_and_its_responses_are_part_of_its_hash(tm
     judging = probe_set.manifest.judging
     assert of(probe_set.probes, judging).content_hash == probe_set.content_hash
     assert of([said, *others], judging).content_hash != probe_set.content_hash
-    assert of(probe_set.probes, replace(judging, version="2")).content_hash != probe_set.content_hash
+    assert of(probe_set.probes, replace(judging, version="another")).content_hash != probe_set.content_hash
     with pytest.raises(IntrospectionError, match="has responses and no judge"):
         of(probe_set.probes, None)
     with pytest.raises(IntrospectionError, match="has a judge and no responses"):
