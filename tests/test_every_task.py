@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -152,3 +154,19 @@ def test_a_run_of_two_tasks_is_told_apart_by_every_command_that_reads(
     page = tmp_path / "page.html"
     assert program("report", "--db", db, "--html", page).code == 0
     assert all(task in page.read_text() for task in folders)
+
+
+@pytest.mark.slow
+def test_the_example_of_several_tasks_runs_on_a_real_model(
+    smollm2_path: Path, program: Program, tmp_path: Path
+) -> None:
+    db = tmp_path / "h.db"
+    words = ["--model", smollm2_path, "--out", tmp_path / "run", "--db", db, "--questions", 3, "--steps", 1, "--mix", 2]
+    example = ROOT / "examples" / "sft_several_tasks.py"
+    done = subprocess.run([sys.executable, example, *map(str, words)], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for task in ("hint-mmlu", "sycophancy", "cues"):
+        told = report(program, db, "--task", task)
+        assert (told["task"], told["status"], told["step"]) == (task, "finished", 1)
+        assert [taken["step"] for taken in told["rounds"]] == [0, 1]
+        assert told["rounds"][0]["behavior"]["both"] == 1, "at step 0 the model is M0"
