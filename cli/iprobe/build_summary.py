@@ -29,8 +29,11 @@ def build_summary(probe_set: ProbeSet, summary: BuildSummary, out: Path) -> Rend
         parts += [Text(f"Prompt styles tried on {max(signal.n for signal in summary.tried)} questions", style="bold")]
         parts += [signal_table(summary.tried, chosen=probe_set.style.name), Text()]
     for name, reason in summary.refused.items():
-        parts += [Text(f"{name} cannot be used: {safe_text(reason, 300)}", style="yellow")]
-    parts += [Text(f"The probe set, in style {probe_set.style.name}", style="bold"), signal_table((summary.signal,))]
+        parts += [Text(f"{safe_text(name, 60)} cannot be used: {safe_text(reason, 300)}", style="yellow")]
+    parts += [
+        Text(f"The probe set, in style {safe_text(probe_set.style.name, 60)}", style="bold"),
+        signal_table((summary.signal,)),
+    ]
     parts += [Text(signal_legend(summary.signal), style="dim")]
     parts += [
         Text(),
