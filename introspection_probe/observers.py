@@ -60,11 +60,15 @@ class Observers:
         db = None if config.db is None else str(config.db)
         self._writer = HistoryWriter(db, on_error=self._history_failed)
         self._run_id: int | None = None
+        task_of = {probe.example.id: probe.example.task for probe in mixture.measured(config.max_probes)}
+        taught = {probe.example.task for part in mixture.parts for probe in part.taught()} if config.mixes else set()
         self._monitor = RunMonitor(
-            {probe.example.id: probe.example.task for probe in mixture.measured(config.max_probes)},
+            task_of,
             AlertConfig(alpha=config.alert_alpha, min_effect=config.alert_min_effect),
             baselines=None if baseline is None else baseline.rounds,
+            untaught={*task_of.values()} - taught,
         )
+        self._stretched = config.max_overhead is not None
         self._actions = choose_actions(config.on_alert, run=info.name, on_error=self._action_failed)
         if after_step is not None:
             with guard("reading the run's earlier rounds"):
@@ -149,7 +153,7 @@ class Observers:
     def between_rounds(self, step: int, *, every: int, began: int) -> None:
         """Say so, once, when rounds are overdue: see :meth:`RunMonitor.look_between`. Cheap enough for every step."""
         with self._guard("judging the time between rounds"):
-            judgement = self._monitor.look_between(step, every=every, began=began)
+            judgement = self._monitor.look_between(step, every=every, began=began, stretched=self._stretched)
             if judgement is not None:
                 self._act(judgement)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from scipy.stats import binomtest
@@ -30,6 +32,7 @@ from introspection_probe.scoring.comparison import compare
 
 Said = Explanation | None
 N = 400
+ALARMS = Path(__file__).parent.parent / "docs" / "alarms.md"
 
 
 def m0(seed: int = 0, n: int = N) -> list[Behavior]:
@@ -369,6 +372,75 @@ def test_what_stands_about_a_task_stands_on_while_it_is_not_measured():
     assert standing(take(500, x=truthful)) == {*standing(before), ("round_stale", "y")}
     over = take(600, x=truthful, y=truthful).cleared
     assert {(alert.name, alert.step) for alert in over} >= {("round_stale", 600), ("parse_failures", 600)}
+
+
+def test_labels_that_are_not_taught_need_not_be_true():
+    changed = [Behavior(b.ablated, b.included) if i < 220 else b for i, b in enumerate(ORIG)]
+    rounds = [taken(0, moved=0), taken(100, now=changed)]
+    task_of = {str(i): "letters" for i in range(N)}
+    for untaught in ((), ("letters",)):
+        monitor = RunMonitor(task_of, untaught=untaught)
+        for round_ in rounds:
+            judged = monitor.look(round_.step, round_.rollouts, {"letters": round_.scores})
+        found = {alert.name for alert in judged.active}
+        assert ("label_agreement_low" in found) is (not untaught)
+        assert "behavior_drifted" in found
+
+
+def test_rounds_that_a_budget_holds_back_are_told_of_once():
+    """They are due every 10 steps and fit into the budget every 200."""
+    monitor, told = RunMonitor({str(i): "letters" for i in range(N)}), []
+    for step in range(0, 2001):
+        if step % 200 == 0:
+            round_ = taken(step)
+            monitor.look(step, round_.rollouts, {"letters": round_.scores})
+        judged = monitor.look_between(step, every=10, began=0, stretched=True)
+        told += [] if judged is None else [alert.step for alert in judged.raised]
+    assert told == [31]
+    assert monitor.look_between(2600, every=10, began=0, stretched=True) is None
+    judged = monitor.look_between(2601, every=10, began=0, stretched=True)
+    assert judged is not None
+    assert "601 steps ago, and one was due every 200" in judged.raised[0].summary
+
+
+WORST: dict[str, tuple[Callable[[Behavior, Behavior], Said], Callable[[Behavior], Behavior]]] = {
+    "explanations_drifted": (lambda now, old: None, lambda old: old),
+    "coupling_lost": (lambda now, old: old.explanation, lambda old: Behavior("E", "F")),
+    "explanations_describe_old_model": (lambda now, old: old.explanation, lambda old: Behavior("E", "F")),
+    "behavior_drifted": (lambda now, old: now.explanation, lambda old: Behavior("E", "F")),
+    "label_agreement_low": (lambda now, old: now.explanation, lambda old: Behavior("E", "F")),
+    "explanations_degenerate": (lambda now, old: Explanation(False, now.ablated), lambda old: old),
+    "parse_failures": (lambda now, old: None, lambda old: old),
+    "answers_collapsed": (lambda now, old: now.explanation, lambda old: Behavior("A", "A")),
+}
+
+
+def rings(name: str, look: int, n: int) -> bool:
+    """Whether the worst rings on so many probes at that look, after looks at which nothing happened."""
+    orig = [Behavior("ABCD"[i // 2 % 4], "ABCD"[(i // 2 + (i + 1) % 2) % 4]) for i in range(n)]
+    explain, drift = WORST[name]
+    probes = [make_probe(str(i), behavior) for i, behavior in enumerate(orig)]
+
+    def at(step: int, now: list[Behavior], said: list[Said]) -> TaskRound:
+        rollouts = [Rollout(str(i), b, "", e) for i, (b, e) in enumerate(zip(now, said, strict=True))]
+        return TaskRound(step, score_round(rollouts, probes), rollouts)
+
+    monitor = Monitor("letters")
+    quiet = at(0, orig, [b.explanation for b in orig])
+    for step in range(look):
+        monitor.look(replace(quiet, step=step))
+    now = [drift(old) for old in orig]
+    judged = monitor.look(at(look, now, [explain(b, old) for b, old in zip(now, orig, strict=True)]))
+    return name in {alert.name for alert in judged.raised}
+
+
+def test_the_documentation_says_with_how_few_probes_an_alarm_cannot_ring():
+    told = re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) \| (\d+) \|$", ALARMS.read_text(), re.MULTILINE)
+    assert {name for name, *_ in told} == WORST.keys()
+    for name, *counts in told:
+        for look, n in zip((1, 10, 100), map(int, counts), strict=True):
+            assert rings(name, look, n), (name, look)
+            assert not rings(name, look, n - 1), (name, look)
 
 
 def test_degenerate_explanations_are_not_over_because_none_can_be_read():

@@ -69,14 +69,22 @@ class Monitor:
         task: the name that its alerts carry.
         tasks: how many tasks the run has: they share the error budget.
         baseline: a round of an earlier run to compare with. By default the first round is the baseline.
+        taught: whether the run trains on the task's labels. Where it does not, it is no matter whether they are true.
     """
 
     def __init__(
-        self, task: str, config: AlertConfig | None = None, *, tasks: int = 1, baseline: TaskRound | None = None
+        self,
+        task: str,
+        config: AlertConfig | None = None,
+        *,
+        tasks: int = 1,
+        baseline: TaskRound | None = None,
+        taught: bool = True,
     ) -> None:
         self._task = task
         self._config = config or AlertConfig()
         self._budget = self._config.alpha / (TESTS * tasks)
+        self._taught = taught
         self._ids: dict[str, int] = {}
         self._behavior: dict[str, Behavior] = {}
         self._steps: list[int] = []
@@ -165,6 +173,8 @@ class Monitor:
         if drift is not None:
             facts["explanations_drifted"] = drift
         findings = [*standing(round_.scores, self._config), behavior_drifted(moved, len(common), self._config)]
+        if not self._taught:
+            findings = [finding for finding in findings if finding.name != "label_agreement_low"]
         if _UNREAD in self._facts and not any(finding.name == _UNREAD for finding in findings):
             facts[_UNREAD] = self._facts[_UNREAD]
         for finding in findings:

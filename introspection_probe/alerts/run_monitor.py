@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from introspection_probe.alerts.conditions import AlertConfig, round_stale
@@ -19,6 +19,7 @@ class RunMonitor:
     Args:
         task_of: the task of every example id of the probe split.
         baselines: by task, a round of an earlier run to compare with; the others' baseline is their first round.
+        untaught: tasks whose labels the run does not train on.
     """
 
     def __init__(
@@ -27,13 +28,18 @@ class RunMonitor:
         config: AlertConfig | None = None,
         *,
         baselines: Mapping[str, TaskRound] | None = None,
+        untaught: Collection[str] = (),
     ) -> None:
         self._task_of = task_of
         tasks = sorted(set(task_of.values()))
         pinned = baselines or {}
-        self._monitors = {task: Monitor(task, config, tasks=len(tasks), baseline=pinned.get(task)) for task in tasks}
+        self._monitors = {
+            task: Monitor(task, config, tasks=len(tasks), baseline=pinned.get(task), taught=task not in untaught)
+            for task in tasks
+        }
         # By task: where a judge is down, the rounds of one task go on while the other's do not.
         self._last_step: dict[str, int] = {}
+        self._gap: dict[str, int] = {}
         self._stale: dict[str, Alert] = {}
 
     @property
@@ -65,7 +71,10 @@ class RunMonitor:
             for task, monitor in self._monitors.items()
             if task in scores
         }
-        self._last_step.update(dict.fromkeys(judged, step))
+        for task in judged:
+            if task in self._last_step:
+                self._gap[task] = step - self._last_step[task]
+            self._last_step[task] = step
         over = [replace(self._stale.pop(task), step=step, active=False) for task in judged if task in self._stale]
         return Judgement(
             active=self.active,
@@ -82,17 +91,20 @@ class RunMonitor:
         tasks = {self._task_of[rollout.example_id] for rollout in known}
         self.look(step, known, {task: task_scores for task, task_scores in scores.items() if task in tasks})
 
-    def look_between(self, step: int, *, every: int, began: int) -> Judgement | None:
+    def look_between(self, step: int, *, every: int, began: int, stretched: bool = False) -> Judgement | None:
         """Between two rounds: what is new when rounds are overdue, once; else None. Cheap enough for every step.
 
         Args:
             step: optimizer steps done.
             every: steps between rounds.
             began: the step at which the run began or went on; counts while there was no round.
+            stretched: a budget of time holds rounds back. That is told once; then the distance of the last two rounds
+                is the usual one.
         """
         raised: list[Alert] = []
         for task in self._monitors:
-            stale = round_stale(task, step=step, last=self._last_step.get(task, began), now=step, every=every)
+            usual = max(every, self._gap.get(task, 0)) if stretched else every
+            stale = round_stale(task, step=step, last=self._last_step.get(task, began), now=step, every=usual)
             if stale is not None and task not in self._stale:
                 self._stale[task] = stale
                 raised.append(stale)
