@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -238,6 +239,28 @@ def test_in_a_pipe_it_prints_a_snapshot_whenever_something_happened(db: Path, wr
     assert "the last one at step 200" in first
     assert "the last one at step 300" in second
     assert "finished at step 300" in last
+
+
+def test_a_program_gets_an_object_a_line_whenever_something_happened(db: Path, write: Callable[..., int]) -> None:
+    def go_on() -> None:
+        time.sleep(2.5)
+        run_id = write(alerts=[replace(DRIFTED, summary="[red]\x1b[2J\u202e\n")])
+        time.sleep(1.0)
+        end(db, run_id)
+
+    host = threading.Thread(target=go_on)
+    host.start()
+    result = run_process("watch", "--db", db, "--every", 0.2, "--format", "json")
+    host.join()
+    assert (result.code, result.err) == (0, "")
+    looks = [json.loads(line) for line in result.out.splitlines()]
+    assert looks[0]["run"] is None
+    assert "no history at" in looks[0]["trouble"]
+    assert (looks[-1]["run"], looks[-1]["status"], looks[-1]["trouble"]) == ("sft-demo", "finished", None)
+    assert looks[-1]["round"]["step"] == 200
+    assert [alert["summary"] for alert in looks[-1]["alerts"]] == ["[red]\x1b[2J\u202e\n"]
+    assert result.out.isascii()
+    assert "\x1b" not in result.out
 
 
 def test_a_run_that_has_ended_is_shown_once(iprobe: Program, db: Path, write: Callable[..., int]) -> None:

@@ -400,6 +400,22 @@ def test_all_tasks_are_on_the_page(db: Path, write: Callable[..., int], html: Ca
     assert "hint-mmlu" not in one.text
 
 
+def test_of_very_many_tasks_those_with_an_alarm_are_on_the_page(
+    db: Path, write: Callable[..., int], html: Callable[..., Page]
+) -> None:
+    tasks = tuple(f"task-{number:03}" for number in range(60))
+    alerts = [Alert("parse_failures", "task-059", 100, "warning", "They fail.", "Look.")]
+    write(tasks=tasks, n=2, steps=(0, 100), alerts=alerts)
+    page = html()
+    shown = [found["id"] for found in page.of("section") if found.get("class") == "task"]
+    assert len(shown) == 50
+    assert "10 further tasks are not on this page" in page.text
+    assert "task-059" in page.text
+    assert "task-055" not in page.text
+    write(name="few", tasks=tasks[:3], n=2, steps=(0, 100))
+    assert "not on this page" not in html().text
+
+
 def test_what_was_not_measured_is_never_zero(db: Path, html: Callable[..., Page]) -> None:
     probes = make_probes(20)
     with History.open(str(db)) as history:

@@ -6,6 +6,7 @@ import base64
 import re
 import signal
 import socket
+import sqlite3
 import ssl
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -237,6 +238,21 @@ def test_a_history_that_cannot_be_read_is_said_not_shown_as_empty(db: Path) -> N
         assert found == {key("iprobe_history_up"): 0}
         assert served.get("/-/healthy")[0] == 200
         hidden.rename(db)
+        assert served.series()[key("iprobe_history_up")] == 1
+
+
+def test_a_damaged_history_is_said_and_the_scrape_answered(db: Path) -> None:
+    with serving(db) as served:
+        assert served.series()[key("iprobe_history_up")] == 1
+        with closing(sqlite3.connect(db)) as connection:
+            connection.execute("UPDATE run SET tasks = '[half', updated_at = datetime('now') WHERE name = 'now'")
+            connection.commit()
+        found = served.series()
+        assert found[key("iprobe_history_up")] == 0
+        assert key("iprobe_run_active", run="old") not in found
+        with closing(sqlite3.connect(db)) as connection:
+            connection.execute("UPDATE run SET tasks = '[]' WHERE name = 'now'")
+            connection.commit()
         assert served.series()[key("iprobe_history_up")] == 1
 
 

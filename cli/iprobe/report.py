@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from iprobe.summary import Summary
 
 _EXAMPLES, _EXAMPLES_ON_A_PAGE = 3, 10
+# A task is about 35 kB; a browser turns sluggish with many more.
+_TASKS_ON_A_PAGE = 50
 
 
 def report(
@@ -101,7 +103,10 @@ def report(
         if html is not None:
             from iprobe.report_html import write_page
 
-            write_page(history, [summary, *(with_rollouts(history, other, fetched) for other in others)], html)
+            # Of more tasks than a page can hold those with an alarm come first.
+            told = sorted(others, key=lambda other: not other.active_alerts)[: _TASKS_ON_A_PAGE - 1]
+            details = [summary, *(with_rollouts(history, other, fetched) for other in told)]
+            write_page(history, details, html, left_out=len(others) - len(told))
             summary = replace(summary, examples=summary.examples[:shown])
         if check:
             from iprobe.checks import Thresholds, run_checks

@@ -29,11 +29,12 @@ from iprobe.text import safe_end, safe_text
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write_page(history: History, summaries: Sequence[Summary], path: Path) -> None:
+def write_page(history: History, summaries: Sequence[Summary], path: Path, *, left_out: int = 0) -> None:
     """Write the report of a run to ``path``.
 
     Args:
         summaries: one for each of the run's tasks to show, at least one.
+        left_out: how many tasks of the run are not shown, which the page says.
 
     Raises:
         IntrospectionError: the file cannot be written.
@@ -42,7 +43,7 @@ def write_page(history: History, summaries: Sequence[Summary], path: Path) -> No
     # The mixed losses are the run's, not a task's: once is enough.
     shown = [first, *(replace(other, losses=()) for other in others)]
     views = [_view(history, f"t{number}", one) for number, one in enumerate(shown, start=1)]
-    page = to_html(first.run, views, first.now)
+    page = to_html(first.run, views, first.now, left_out=left_out)
     try:
         path.write_text(page, encoding="utf-8", newline="\n")
     except OSError as error:
@@ -52,7 +53,7 @@ def write_page(history: History, summaries: Sequence[Summary], path: Path) -> No
         ) from error
 
 
-def to_html(run: RunRow, tasks: Sequence[TaskView], now: datetime) -> str:
+def to_html(run: RunRow, tasks: Sequence[TaskView], now: datetime, *, left_out: int = 0) -> str:
     """The whole page, HTML5: the same bytes for the same input."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
@@ -76,6 +77,7 @@ def to_html(run: RunRow, tasks: Sequence[TaskView], now: datetime) -> str:
     return environment.get_template("report.html.jinja").render(
         run=run,
         tasks=tasks,
+        left_out=left_out,
         now=now,
         version=__version__,
         style=Markup(style),  # our own file

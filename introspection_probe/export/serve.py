@@ -55,6 +55,8 @@ class StoredRuns(Collector):
                 if self._wait:
                     return
                 samples, failure = [], str(error)
+            except Exception as error:  # whatever a damaged row does: a scrape is answered, and says that it is blind
+                samples, failure = [], f"the history is damaged: {type(error).__name__}: {error}"
             if failure != self._failure:
                 logger.log(logging.ERROR if failure else logging.INFO, "%s", failure or "the history is readable again")
             self._failure = failure
