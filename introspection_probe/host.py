@@ -30,11 +30,12 @@ def tokenizer_of(processing_class: Any) -> Any:
     return tokenizer
 
 
-def check_language_model(model: nn.Module) -> None:
+def check_model(model: nn.Module) -> None:
     """Refuse what cannot be asked for an explanation.
 
     Raises:
-        IntrospectionError: no decoder with a language-model head: a reward model, a classifier, an encoder-decoder.
+        IntrospectionError: no decoder with a language-model head (a reward model, a classifier, an encoder-decoder), or
+            one of which several processes hold parts that have to be given the same prompts.
     """
     hosted: Any = model
     can_generate = getattr(model, "can_generate", None)
@@ -42,6 +43,12 @@ def check_language_model(model: nn.Module) -> None:
         raise IntrospectionError(
             f"{type(model).__name__} is no causal language model, so it can be asked for no explanation: take the "
             "callback out of this trainer"
+        )
+    parts = getattr(model, "tp_size", None) or 1
+    if parts > 1:
+        raise IntrospectionError(
+            f"the model is tensor-parallel over {parts} processes, among which rounds share out their prompts: shard "
+            "it by FSDP, or measure its checkpoints with `iprobe follow`"
         )
 
 

@@ -51,7 +51,7 @@ class Session:
         self.guard = Guard(config.on_error)
         self.folder = distributed.on_main(lambda: RunFolder.begin(host.output_dir(args), state.global_step))
         self._began_at = state.global_step
-        host.check_language_model(model)
+        host.check_model(model)
         mixture = prepare(ingredients, config, self.folder, model, tokenizer)
         if self._is_main:
             if self._began_at and not self.folder.resumed:
@@ -145,7 +145,8 @@ class Session:
         stop = False
         self._tell_losses(step)
         if self.observers is not None:
-            stop = self._tell(self.observers, taken, is_first=is_first and step == self._began_at)
+            with self.guard("telling of a round"):
+                stop = self._tell(self.observers, taken, is_first=is_first and step == self._began_at)
         # Every process has to stop at the same step; only rank 0 judges.
         self.should_stop = distributed.broadcast(stop) if self._may_stop else False
 

@@ -90,6 +90,14 @@ def sharded():
     return embedded_model(distributed_config=DistributedConfig(fsdp_size=2))
 
 run("ddp", small_probe_set())
+run(
+    "ddp-checkpointing",
+    small_probe_set(),
+    per_device_train_batch_size=1,
+    gradient_accumulation_steps=2,
+    gradient_checkpointing=True,
+    gradient_checkpointing_kwargs={"use_reentrant": True},
+)
 run("ddp-mixin", small_probe_set(), kind=Mixed)
 run("fsdp", small_probe_set(), sharded())
 run("fsdp-accumulating", small_probe_set(), sharded(), per_device_train_batch_size=1, gradient_accumulation_steps=2)
@@ -102,10 +110,18 @@ def broken(module, args):
 model.register_forward_pre_hook(broken)
 run("ddp-broken-round", small_probe_set(), model, config={"on_error": "warn", "explanation_weight": 0}, max_steps=1)
 
-try:
-    run("ddp-refused", small_probe_set(), config={"baseline": "nobody"})
-except IntrospectionError as error:
-    (folder / f"refused-{rank}.txt").write_text(str(error))
+def refused(name, model, **config):
+    # Not by train(): accelerate prepares no tensor-parallel model on a CPU.
+    trainer = sft(folder / name, callbacks=[])
+    callback = IntrospectionCallback(small_probe_set(), db=folder / f"{name}.db", **config)
+    begin = trainer.args, trainer.state, trainer.control
+    try:
+        callback.on_train_begin(*begin, model=model, processing_class=trainer.processing_class)
+    except IntrospectionError as error:
+        (folder / f"{name}-{rank}.txt").write_text(str(error))
+
+refused("no-baseline", embedded_model(), baseline="nobody")
+refused("tensor-parallel", embedded_model(distributed_config=DistributedConfig(tp_size=2)))
 dist.destroy_process_group()
 """
 
@@ -176,13 +192,19 @@ def test_a_host_survives_a_round_that_fails_on_one_process(runs_of_two: Path) ->
     assert rounds_in(runs_of_two / "ddp-broken-round.db") == []
 
 
-def test_what_the_main_process_refuses_is_refused_by_all_in_the_same_words(runs_of_two: Path) -> None:
-    one, other = ((runs_of_two / f"refused-{rank}.txt").read_text() for rank in range(2))
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("no-baseline", "baseline is 'nobody'"), ("tensor-parallel", "the model is tensor-parallel over 2 processes")],
+)
+def test_what_is_refused_is_refused_by_all_processes_in_the_same_words(
+    name: str, sentence: str, runs_of_two: Path
+) -> None:
+    one, other = ((runs_of_two / f"{name}-{rank}.txt").read_text() for rank in range(2))
     assert one == other
-    assert one.startswith("baseline is 'nobody'")
+    assert one.startswith(sentence)
 
 
-@pytest.mark.parametrize("name", ["ddp", "ddp-mixin", "fsdp", "fsdp-accumulating"])
+@pytest.mark.parametrize("name", ["ddp", "ddp-checkpointing", "ddp-mixin", "fsdp", "fsdp-accumulating"])
 def test_a_run_of_two_processes_mixes_what_one_process_mixes(name: str, runs_of_two: Path, alone: Path) -> None:
     """The host's gradient is averaged over both; the mixed term has to come out whole."""
     difference = largest_difference(torch.load(runs_of_two / f"{name}.pt"), torch.load(alone / "weights.pt"))

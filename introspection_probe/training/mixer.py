@@ -65,6 +65,7 @@ class Mixer:
         self._content_hash = content_hash
         self._packed = packed
         self._reference: Reference | None = None
+        self._sizes: dict[int, int] = {}
         self._warned_of_missing = False
 
     def draw(self, step: int) -> list[int]:
@@ -196,7 +197,10 @@ class Mixer:
         return MixLosses(explanation, kl if any(self._has_kl(self._examples[i]) for i in mine) else None)
 
     def _batches(self, indices: Sequence[int]) -> list[list[int]]:
-        sizes = [_size(self._paths(i), packed=self._packed) for i in indices]
+        for index in indices:
+            if index not in self._sizes:
+                self._sizes[index] = _size(self._paths(index), packed=self._packed)
+        sizes = [self._sizes[index] for index in indices]
         return [[indices[i] for i in batch] for batch in token_batches(sizes, self._config.token_budget)]
 
     @staticmethod
