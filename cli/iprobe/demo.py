@@ -1,4 +1,4 @@
-"""`iprobe demo`: the whole thing on the embedded model, in about three minutes."""
+"""`iprobe demo`: the whole thing on the embedded model, in about a minute on two cores."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def demo(
     explanation_weight: Annotated[float, typer.Option(help="Weight of what is mixed in; 0 only measures.")] = 1.0,
     kl_weight: Annotated[float, typer.Option(help="lambda, the weight of the KL term.")] = 1.0,
 ) -> None:
-    """Train the embedded model for three minutes with the sidecar on, and report.
+    """Train the embedded model for about a minute with the sidecar on, and report.
 
     A real TRL SFTTrainer run on the CPU: host data changes what the model answers, while explanations of its old
     behaviour are mixed in. Whether its explanations follow the new behaviour is what the report says.
