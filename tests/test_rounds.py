@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import pytest
 import torch
 from runs import embedded_model, embedded_tokenizer, encoded, sft, small_probe_set
-from transformers import AutoModelForCausalLM, MambaConfig, MistralConfig
+from transformers import AutoModelForCausalLM, GPT2Config, MambaConfig, MistralConfig
 
 from introspection_probe import IntrospectionCallback
 from introspection_probe.errors import IntrospectionError
@@ -127,6 +128,25 @@ def test_architectures_that_cannot_be_packed_take_the_flat_path(make: Callable[[
     for probe, rollout in zip(probes[:5], round_.rollouts, strict=False):
         longest = max(len(ids) for p in probes for ids in p.explanation_ids)
         assert rollout.predicted_text == generated(model, probe.question, longest + 4)
+
+
+@pytest.mark.parametrize("path", ["packed", "flat"])
+def test_a_compiled_model_is_measured_like_itself(path: Literal["packed", "flat"]) -> None:
+    """With learned positions, which a padded prompt has to be told."""
+    torch.manual_seed(0)
+    ends = embedded_tokenizer().eos_token_id
+    size = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    config = GPT2Config(vocab_size=len(embedded_tokenizer()), initializer_range=0.3, eos_token_id=ends, **size)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    probes = [
+        replace(probe, included=probe.included[place % 3 :], question=probe.question[place % 2 :])
+        for place, probe in enumerate(encoded(small_probe_set()))
+    ]
+    plain, compiled = (
+        Prober(embedded_tokenizer(), probes, path=path).measure(subject, step=0)
+        for subject in (model, torch.compile(model, backend="eager"))
+    )
+    assert compiled.rollouts == plain.rollouts
 
 
 def test_a_wide_sliding_window_is_packed() -> None:

@@ -126,8 +126,8 @@ def left_padded(sequences: Sequence[Sequence[int]], device: torch.device) -> Lef
 
 def accepted_arguments(model: nn.Module) -> frozenset[str]:
     """The names that the causal LM's own ``forward`` takes, whatever wraps it."""
-    wrapped: Any = model
-    base = wrapped.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT
+    plain: Any = getattr(model, "_orig_mod", model)  # torch.compile
+    base = plain.get_base_model() if hasattr(plain, "get_base_model") else plain  # PEFT
     return frozenset(inspect.signature(base.forward).parameters)
 
 
