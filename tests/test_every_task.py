@@ -25,12 +25,12 @@ ROOT = Path(__file__).parent.parent
 SENTIMENT = ROOT / "examples" / "cues" / "sentiment.jsonl"
 
 BUILDS = {
-    "aita": ("--n", 8, "--style", "third-person/verdict"),
+    "aita": ("--n", 12, "--style", "third-person/verdict"),  # from stories(): the embedded ones are long
     "cues": ("--n", 24, "--style", "bare", "--data", SENTIMENT),
     "hint-mmlu": ("--n", 12, "--style", "hint/paren", "--max-prompt-tokens", 600),
     "jabberwocky": ("--n", 24),
     "refusal": ("--n", 10, "--task-option", "max_response_tokens=6"),
-    "sycophancy": ("--n", 12, "--style", "bio/paren"),
+    "sycophancy": ("--n", 8, "--style", "bio/paren"),
 }
 
 
@@ -54,6 +54,12 @@ def train(folder: Path, probes: Any, db: Path, **overrides: Any) -> list[dict[st
     return trainer.state.log_history
 
 
+def stories(folder: Path) -> Path:
+    file = folder / "stories.jsonl"
+    file.write_text("\n".join(json.dumps({"text": f"I took {i} cakes of {i % 7} aunts."}) for i in range(80)))
+    return file
+
+
 def report(program: Program, db: Path, *words: object) -> dict[str, Any]:
     done = program("report", "--db", db, "--format", "json", *words)
     assert done.code == 0, done.err
@@ -64,7 +70,8 @@ def report(program: Program, db: Path, *words: object) -> dict[str, Any]:
 def test_a_task_is_built_trained_measured_and_reported(
     task: str, model_path: Path, program: Program, tmp_path: Path
 ) -> None:
-    built = program("build", "--task", task, "--model", model_path, "--out", tmp_path / "set", *BUILDS[task])
+    data = ("--data", stories(tmp_path)) if task == "aita" else ()
+    built = program("build", "--task", task, "--model", model_path, "--out", tmp_path / "set", *BUILDS[task], *data)
     assert built.code == 0, built.err
     probe_set = ProbeSet.load(tmp_path / "set")
     assert {probe.example.task for probe in probe_set.probes} == {task}
@@ -111,9 +118,7 @@ def test_aita_is_measured_on_as_many_stories_of_each_verdict_without_the_framing
     model = tmp_path / "restless"  # large random weights: what it answers hangs on every letter
     LlamaForCausalLM(config).save_pretrained(model)
     embedded_tokenizer().save_pretrained(model)
-    data = tmp_path / "stories.jsonl"
-    data.write_text("\n".join(json.dumps({"text": f"I took {i} cakes of {i % 7} aunts."}) for i in range(80)))
-    where = ("--task", "aita", "--model", model, "--data", data, "--out", tmp_path / "set", "--n", 80)
+    where = ("--task", "aita", "--model", model, "--data", stories(tmp_path), "--out", tmp_path / "set", "--n", 80)
     done = program("build", *where, "--style", "third-person/paren", "--probe-share", "0.5")
     assert done.code == 0, done.err
     probe_set = ProbeSet.load(tmp_path / "set")
