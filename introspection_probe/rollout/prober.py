@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.records import Behavior, Observed, Responses, Rollout, Round
 from introspection_probe.rollout import distributed
 from introspection_probe.rollout.agreement import Agreement, compare_paths
-from introspection_probe.rollout.batching import token_batches
 from introspection_probe.rollout.decoding import (
     VARIANTS,
     Answers,
@@ -31,6 +28,7 @@ from introspection_probe.rollout.encoding import EncodedProbe, Ids
 from introspection_probe.rollout.forward import forward_trees
 from introspection_probe.rollout.free_answers import check_round, judge_written
 from introspection_probe.rollout.isolation import measuring
+from introspection_probe.rollout.passes import Passes
 from introspection_probe.rollout.paths import ProbeTree, probe_tree, tries_of
 from introspection_probe.tasks import explanations
 from introspection_probe.tasks.judges.panel import Panel, halves
@@ -42,9 +40,6 @@ DEFAULT_TOKEN_BUDGET = 4096
 _SLACK = 4
 
 Progress = Callable[[int], None]
-
-Item = TypeVar("Item", bound=Hashable)
-Outcome = TypeVar("Outcome")
 
 _Measured = tuple[Answers, bool, int]
 """A probe's answers, whether it needed generation, and the tokens computed for it."""
@@ -76,13 +71,18 @@ class Prober:
         if path not in ("auto", "packed", "flat"):
             raise IntrospectionError(f"path is {path!r}; it must be 'auto', 'packed' or 'flat'")
         self.probes = tuple(probes)
-        self.token_budget = token_budget
         self.agreement: Agreement | None = None
         self._tokenizer = tokenizer
         self._path = path
+        self._passes = Passes(token_budget)
         self._trees: dict[tuple[str, bool], ProbeTree] = {}
         self._max_new_tokens = _SLACK + max(len(ids) for probe in probes for ids in probe.explanation_ids)
         self._panel = Panel()
+
+    @property
+    def token_budget(self) -> int:
+        """Tokens in one forward, as memory has allowed so far."""
+        return self._passes.token_budget
 
     def uses_packing(self, model: nn.Module) -> bool:
         """Whether rounds on this model are packed; with ``path="auto"`` the first call compares both paths."""
@@ -184,7 +184,7 @@ class Prober:
             if progress is not None and self.probes[index].free is None:
                 progress(1)
 
-        return self._in_batches(
+        return self._passes.over(
             indices,
             lambda index: self._length(self.probes[index], packed, explain),
             lambda batch: run(model, [self.probes[index] for index in batch], ends, explain),
@@ -210,52 +210,7 @@ class Prober:
             probe = self.probes[item[0]]
             return len(_prompt(probe, item[1])) + probe.answer_tokens
 
-        return self._in_batches(asked, length, write, lambda _: advance(1))
-
-    def _in_batches(
-        self,
-        items: Sequence[Item],
-        length: Callable[[Item], int],
-        run: Callable[[list[Item]], Sequence[Outcome]],
-        done: Callable[[Item], None],
-    ) -> dict[Item, Outcome]:
-        """``run`` over all items, in batches within the token budget, shared among the processes and brought together.
-
-        Args:
-            length: tokens of an item in a forward.
-            done: called with each item of this process when it is finished.
-        """
-        mine = [items[i] for i in distributed.share(len(items))]
-        found: dict[Item, Outcome] = {}
-
-        def run_all(batches: Sequence[list[Item]]) -> bool:
-            """False where memory ran out on the way and smaller batches may do."""
-            try:
-                for batch in batches:
-                    fresh = [item for item in batch if item not in found]
-                    found.update(zip(batch, run(batch), strict=True))
-                    for item in fresh:
-                        done(item)
-            except RuntimeError as error:
-                widest = max(map(length, mine))
-                if not _is_out_of_memory(error) or self.token_budget <= widest:
-                    raise
-                self.token_budget = max(widest, self.token_budget // 2)
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
-                logger.warning("introspection_probe: out of memory, going on with %s tokens a pass", self.token_budget)
-                return False
-            return True
-
-        finished = False
-        while not finished:
-            remaining = [item for item in mine if item not in found]
-            cut = token_batches(list(map(length, remaining)), self.token_budget)
-            batches = [[remaining[i] for i in batch] for batch in cut]
-            # A forward of a sharded model is collective: every process runs as many batches as the busiest.
-            batches += [mine[-1:]] * (distributed.largest(len(batches)) - len(batches))
-            finished = all(distributed.gather(distributed.together(partial(run_all, batches))))
-        return distributed.merge(found)
+        return self._passes.over(asked, length, write, lambda _: advance(1))
 
     def _packed_batch(
         self, model: nn.Module, probes: Sequence[EncodedProbe], ends: frozenset[int], explain: bool
@@ -344,7 +299,3 @@ def _observed(probe: EncodedProbe, answers: Answers) -> Observed:
 
 def _prompt(probe: EncodedProbe, variant: str) -> Ids:
     return probe.included if variant == "included" else probe.ablated
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
