@@ -102,10 +102,10 @@ class RunMonitor:
                 is the usual one.
         """
         raised: list[Alert] = []
-        for task in self._monitors:
+        for task in sorted(self._monitors.keys() - self._stale.keys()):
             usual = max(every, self._gap.get(task, 0)) if stretched else every
             stale = round_stale(task, step=step, last=self._last_step.get(task, began), now=step, every=usual)
-            if stale is not None and task not in self._stale:
+            if stale is not None:
                 self._stale[task] = stale
                 raised.append(stale)
         return Judgement(active=self.active, raised=tuple(raised), cleared=()) if raised else None
