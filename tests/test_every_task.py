@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 from cli_program import Program
+from datasets import Dataset
 from runs import embedded_model, embedded_tokenizer, sft
 from transformers import LlamaForCausalLM
+from trl import SFTConfig, SFTTrainer
 
 from introspection_probe import IntrospectionCallback
 from introspection_probe.probe_set import ProbeSet
@@ -162,16 +162,30 @@ def test_a_run_of_two_tasks_is_told_apart_by_every_command_that_reads(
 
 
 @pytest.mark.slow
-def test_the_example_of_several_tasks_runs_on_a_real_model(
+def test_three_tasks_are_built_trained_and_reported_on_a_real_model(
     smollm2_path: Path, program: Program, tmp_path: Path
 ) -> None:
-    db = tmp_path / "h.db"
-    words = ["--model", smollm2_path, "--out", tmp_path / "run", "--db", db, "--questions", 3, "--steps", 1, "--mix", 2]
-    example = ROOT / "examples" / "sft_several_tasks.py"
-    done = subprocess.run([sys.executable, example, *map(str, words)], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
-    for task in ("hint-mmlu", "sycophancy", "cues"):
-        told = report(program, db, "--task", task)
+    """As examples/sft_several_tasks.py does, with as few examples as there can be."""
+    styles = {"hint-mmlu": "think/paren", "sycophancy": "bio/paren", "cues": "answer"}
+    for task, style in styles.items():
+        words = ("--task", task, "--model", smollm2_path, "--out", tmp_path / task, "--n", 3, "--style", style)
+        done = program("build", *words, *(("--data", SENTIMENT) if task == "cues" else ()))
+        assert done.code == 0, done.err
+    callback = IntrospectionCallback(
+        [tmp_path / task for task in styles], db=tmp_path / "h.db", mix_batch_size=3, max_probes=1, on_error="raise"
+    )
+    chat = [{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "It is 4."}]
+    settings = SFTConfig(
+        str(tmp_path / "run"), max_steps=1, per_device_train_batch_size=1, save_strategy="no", report_to=[],
+        bf16=False, gradient_checkpointing=False, disable_tqdm=True, use_cpu=True,
+    )  # fmt: skip
+    with contextlib.redirect_stdout(io.StringIO()):
+        SFTTrainer(
+            str(smollm2_path), args=settings, train_dataset=Dataset.from_list([{"messages": chat}] * 2),
+            callbacks=[callback],
+        ).train()  # fmt: skip
+    for task in styles:
+        told = report(program, tmp_path / "h.db", "--task", task)
         assert (told["task"], told["status"], told["step"]) == (task, "finished", 1)
         assert [taken["step"] for taken in told["rounds"]] == [0, 1]
         assert told["rounds"][0]["behavior"]["both"] == 1, "at step 0 the model is M0"
