@@ -70,7 +70,7 @@ def make_probes(count: int, length: int, options: int) -> list[EncodedProbe]:
 def one(model: Any, count: int, length: int, options: int, repeat: int) -> dict[str, float]:
     probes = make_probes(count, length, options)
     prober = Prober(Words(), probes, path="packed", token_budget=8192)
-    lengths = [len(probe_tree(probe).tree) for probe in probes]
+    lengths = [len(probe_tree(probe, explain=False).tree) for probe in probes]
     shapes = [(len(b), -(-sum(lengths[i] for i in b) // len(b))) for b in token_batches(lengths, 8192)]
 
     def floor() -> None:
