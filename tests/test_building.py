@@ -18,8 +18,8 @@ from scipy.stats import entropy
 from introspection_probe.building import BuildSummary, build_probe_set
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.probe_set import ProbeSet
+from introspection_probe.probe_set.signals import Signal, read_signal, signal_warnings
 from introspection_probe.records import Behavior, ProbeExample
-from introspection_probe.signals import Signal, read_signal, signal_warnings
 from introspection_probe.tasks.base import PromptStyle
 from introspection_probe.tasks.jabberwocky import Jabberwocky
 

@@ -21,7 +21,7 @@ from runs import embedded_model, embedded_tokenizer
 from introspection_probe import ProbeSet
 from introspection_probe.building import BuildSummary, build_probe_set
 from introspection_probe.errors import IntrospectionError
-from introspection_probe.manifest import Manifest
+from introspection_probe.probe_set.manifest import Manifest
 from introspection_probe.records import ProbeExample
 from introspection_probe.tasks.base import PromptStyle
 from introspection_probe.tasks.jabberwocky import MODEL_PATH, Jabberwocky

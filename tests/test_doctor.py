@@ -19,8 +19,8 @@ from sklearn.metrics import f1_score
 from introspection_probe.doctor import Examination, Settings, examine, settings_of
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.probe_set import ProbeSet
+from introspection_probe.probe_set.similar import near_same, normalized
 from introspection_probe.records import Behavior, Explanation
-from introspection_probe.similar import near_same, normalized
 
 
 @cache

@@ -27,8 +27,8 @@ from refusing import (
 from trl import SFTConfig, SFTTrainer
 
 from introspection_probe import IntrospectionCallback, IntrospectionConfig
-from introspection_probe.balance import balance_ablated
 from introspection_probe.building import build_probe_set
+from introspection_probe.building.balance import balance_ablated
 from introspection_probe.endpoint import Endpoint, Interview
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.history import History

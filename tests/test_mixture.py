@@ -27,9 +27,9 @@ from transformers import TrainerCallback
 from introspection_probe import IntrospectionCallback, IntrospectionConfig
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.history import History
-from introspection_probe.manifest import read_manifest
 from introspection_probe.mixture import Mixture, Part, read_ingredients
 from introspection_probe.probe_set import ProbeSet
+from introspection_probe.probe_set.manifest import read_manifest
 from introspection_probe.records import Explanation
 from introspection_probe.rollout import Prober
 from introspection_probe.scoring import score_by_task

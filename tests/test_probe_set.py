@@ -18,9 +18,9 @@ from runs import embedded_tokenizer, small_probe_set
 from introspection_probe import ProbeSet
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.probe_set import split_groups
+from introspection_probe.probe_set.tokens import tokens_hash
 from introspection_probe.records import Behavior, Explanation, Probe
 from introspection_probe.tasks.jabberwocky import MODEL_PATH
-from introspection_probe.tokens import tokens_hash
 
 
 def made_of(probes: list[Probe]) -> ProbeSet:

@@ -115,8 +115,8 @@ def build(
     command.
     """
     from introspection_probe.errors import IntrospectionError
-    from introspection_probe.folders import check_free
     from introspection_probe.probe_set import check_share
+    from introspection_probe.probe_set.folders import check_free
     from introspection_probe.tasks import get_task
     from iprobe.task_options import merged_options, named_values
 
@@ -135,7 +135,7 @@ def build(
     check_free(out)
     share = (0, 1)
     if shard is not None:
-        from introspection_probe.build_shards import parse_shard
+        from introspection_probe.building.shards import parse_shard
 
         share = parse_shard(shard)
     with ExitStack() as stack:
@@ -148,10 +148,10 @@ def build(
             m0, tokenizer = open_model(model, device, dtype)
         else:
             raise IntrospectionError("nothing says what to ask: give --model MODEL, or --endpoint URL")
-        from introspection_probe.build_set import make_set
-        from introspection_probe.build_shards import Shard, save_shard
-        from introspection_probe.build_work import BuildWork
         from introspection_probe.building import measure, plan_of
+        from introspection_probe.building.make_set import make_set
+        from introspection_probe.building.shards import Shard, save_shard
+        from introspection_probe.building.work import BuildWork
 
         plan = plan_of(
             chosen_task,

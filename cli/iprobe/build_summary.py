@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from introspection_probe.building import BuildSummary
     from introspection_probe.probe_set import ProbeSet
-    from introspection_probe.signals import Signal
+    from introspection_probe.probe_set.signals import Signal
 
 _SHOWN_ANSWERS = 6
 

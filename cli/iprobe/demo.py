@@ -102,7 +102,7 @@ def _save(probe_set: ProbeSet, folder: Path) -> None:
     """In the place of an earlier demo's set; never of somebody's own."""
     import shutil
 
-    from introspection_probe.manifest import MANIFEST, read_manifest
+    from introspection_probe.probe_set.manifest import MANIFEST, read_manifest
 
     if (folder / MANIFEST).exists():
         theirs, ours = read_manifest(folder), probe_set.manifest

@@ -77,8 +77,8 @@ def merge(
     Shards become the set that one process would have built. Of sets, an example that two have is taken once, and a
     question that stands on different sides stays where the first set has it.
     """
-    from introspection_probe.folders import check_free
     from introspection_probe.probe_set import SHARD, ProbeSet
+    from introspection_probe.probe_set.folders import check_free
 
     check_free(out)
     shards = [(folder / SHARD).exists() for folder in sets]
@@ -86,7 +86,7 @@ def merge(
         if not all(shards):
             odd = sets[shards.index(False)]
             raise IntrospectionError(f"{odd} is no shard of a build, and the others are: give shards alone")
-        from introspection_probe.build_shards import load_shard, merge_shards
+        from introspection_probe.building.shards import load_shard, merge_shards
         from iprobe.build_summary import build_summary
 
         tokenizer = open_tokenizer(tokenizer_of or load_shard(sets[0]).plan.tokenizer)
@@ -95,7 +95,7 @@ def merge(
         stdout_console().print(build_summary(whole, summary, out))
         return
     loaded = [ProbeSet.load(folder) for folder in sets]
-    from introspection_probe.probe_merge import merge_sets
+    from introspection_probe.building.merge import merge_sets
 
     merged, done = merge_sets(loaded, open_tokenizer(tokenizer_of or loaded[0].manifest.tokenizer))
     merged.save(out)
@@ -142,9 +142,9 @@ def relabel(
 
     To train on it, give the callback the new set and supervision="NAME".
     """
-    from introspection_probe.folders import check_free
-    from introspection_probe.label_sets import mixed_labels, noisy_labels
     from introspection_probe.probe_set import ProbeSet
+    from introspection_probe.probe_set.folders import check_free
+    from introspection_probe.probe_set.label_sets import mixed_labels, noisy_labels
 
     if sum(given is not None for given in (model, mix, noise)) != 1:
         raise IntrospectionError("nothing or too much says where the labels come from: give --model, --mix or --noise")
@@ -161,8 +161,8 @@ def relabel(
     else:
         loaded.with_labels(name, {p.example.id: p.labels["orig"] for p in loaded.probes})  # is the name a good one?
         other, tokenizer = open_model(str(model), device, dtype)
+        from introspection_probe.building.relabelling import labels_of_model
         from introspection_probe.models import model_fingerprint
-        from introspection_probe.relabelling import labels_of_model
 
         done = 0
         with progress_bar() as progress:

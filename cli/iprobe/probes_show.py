@@ -21,7 +21,7 @@ def set_json(probe_set: ProbeSet, chosen: Sequence[Probe]) -> dict[str, Any]:
     """The manifest, and the examples with the place of the cue."""
     from dataclasses import asdict
 
-    from introspection_probe.probe_rows import to_row
+    from introspection_probe.probe_set.rows import to_row
 
     examples = []
     for probe in chosen:

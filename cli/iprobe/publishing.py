@@ -29,10 +29,10 @@ def write_dataset(probe_set: ProbeSet, folder: Path, name: str) -> None:
     Raises:
         IntrospectionError: the folder is there already, or cannot be written.
     """
-    from introspection_probe.folders import new_folder
-    from introspection_probe.manifest import write_manifest
-    from introspection_probe.probe_rows import to_row, write_rows
     from introspection_probe.probe_set import EXAMPLES
+    from introspection_probe.probe_set.folders import new_folder
+    from introspection_probe.probe_set.manifest import write_manifest
+    from introspection_probe.probe_set.rows import to_row, write_rows
 
     with new_folder(folder) as scratch:
         (scratch / "README.md").write_text(card(probe_set, name), encoding="utf-8")

@@ -10,18 +10,18 @@ from introspection_probe.alerts.conditions import HARDLY_EVER, AlertConfig
 from introspection_probe.doctor.power import CHANCE, CHURN, alarm_power, interval_power, probes_needed, smallest_seen
 from introspection_probe.findings import Finding, Level
 from introspection_probe.probe_set import ProbeSet
-from introspection_probe.records import Probe, ProbeExample
-from introspection_probe.scoring.intervals import wilson
-from introspection_probe.scoring.quoting import quoted
-from introspection_probe.scoring.verdict import MIN_LABEL_AGREEMENT
-from introspection_probe.signals import (
+from introspection_probe.probe_set.signals import (
     MAX_MAJORITY_SHARE,
     MIN_CHANGED_SHARE,
     MIN_CLASS_PROBES,
     read_signal,
     signal_findings,
 )
-from introspection_probe.similar import near_same
+from introspection_probe.probe_set.similar import near_same
+from introspection_probe.records import Probe, ProbeExample
+from introspection_probe.scoring.intervals import wilson
+from introspection_probe.scoring.quoting import quoted
+from introspection_probe.scoring.verdict import MIN_LABEL_AGREEMENT
 
 MIN_ENTROPY = 0.3
 """Of the answers' largest entropy. Two answers of ten have it, or two of four at nine to one."""

@@ -74,7 +74,7 @@ def examine(
         found += labels
         missing.append("chat template, answer tokens, window and the labels' truth of the model (no --model)")
         return Examination(_worst_first(found), tuple(missing))
-    from introspection_probe.asking import window
+    from introspection_probe.building.asking import window
     from introspection_probe.doctor.model import model_findings
     from introspection_probe.doctor.template import template_findings, token_findings
 
@@ -108,7 +108,7 @@ def train_begin_findings(
         model, tokenizer: the host's.
         just_built: names of the sets that this run built: what is wrong with their behaviour has been said.
     """
-    from introspection_probe.asking import window
+    from introspection_probe.building.asking import window
     from introspection_probe.doctor.template import template_findings, token_findings
 
     fresh = set(just_built)

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from introspection_probe.asking import Question
+from introspection_probe.building.asking import Question
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.findings import Finding
 from introspection_probe.probe_set import ProbeSet
+from introspection_probe.probe_set.tokens import template_hash
 from introspection_probe.records import Probe, ProbeExample, Rendered
 from introspection_probe.rollout import EncodedProbe, encode_set, render
 from introspection_probe.scoring.quoting import quoted
 from introspection_probe.tasks.base import PromptStyle
-from introspection_probe.tokens import template_hash
 
 _YEARS = ("2001", "2032")
 

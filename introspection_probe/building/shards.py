@@ -15,15 +15,15 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from introspection_probe.asking import Asked
-from introspection_probe.build_plan import BuildPlan, Found, Measured
-from introspection_probe.build_set import BuildSummary, make_set
+from introspection_probe.building.asking import Asked
+from introspection_probe.building.make_set import BuildSummary, make_set
+from introspection_probe.building.plan import BuildPlan, Found, Measured
 from introspection_probe.errors import IntrospectionError
-from introspection_probe.folders import new_folder
-from introspection_probe.probe_rows import from_row, read_rows, to_row, write_rows
 from introspection_probe.probe_set import EXAMPLES, SHARD, ProbeSet
+from introspection_probe.probe_set.folders import new_folder
+from introspection_probe.probe_set.rows import from_row, read_rows, to_row, write_rows
+from introspection_probe.probe_set.signals import Signal
 from introspection_probe.records import Probe
-from introspection_probe.signals import Signal
 from introspection_probe.tasks.base import PromptStyle
 
 _FORMAT = 1

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from introspection_probe.asking import Asked
+from introspection_probe.building.asking import Asked
+from introspection_probe.probe_set.signals import Signal
 from introspection_probe.records import Judging
-from introspection_probe.signals import Signal
 from introspection_probe.tasks.base import PromptStyle
 
 BUILD_VERSION = 1

@@ -22,9 +22,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from introspection_probe.building.selection import Candidate
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.records import Behavior, Responses
-from introspection_probe.selection import Candidate
 
 _PLAN, _ANSWERS, _LOCK = "plan.json", "answers.jsonl", "lock"
 

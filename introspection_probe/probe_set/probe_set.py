@@ -23,16 +23,16 @@ from pathlib import Path
 from typing import Any
 
 from introspection_probe.errors import IntrospectionError
-from introspection_probe.folders import new_folder
-from introspection_probe.manifest import MANIFEST, Manifest, read_manifest, write_manifest
-from introspection_probe.probe_rows import from_row, read_rows, to_row, write_rows
+from introspection_probe.probe_set.folders import new_folder
+from introspection_probe.probe_set.manifest import MANIFEST, Manifest, read_manifest, write_manifest
+from introspection_probe.probe_set.rows import from_row, read_rows, to_row, write_rows
+from introspection_probe.probe_set.tokens import template_hash, tokens_hash
 from introspection_probe.records import Explanation, Judging, Probe, Split
 from introspection_probe.tasks.base import PromptStyle
-from introspection_probe.tokens import template_hash, tokens_hash
 
 EXAMPLES = "examples.parquet"
 SHARD = "shard.json"
-"""What stands for the manifest where one of several processes has built its share: see ``build_shards``."""
+"""What stands for the manifest where one of several processes has built its share: see ``building.shards``."""
 
 _LABEL_SET_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}")
 

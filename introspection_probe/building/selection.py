@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from itertools import islice, zip_longest
 from typing import Any
 
-from introspection_probe.asking import questions
+from introspection_probe.building.asking import questions
 from introspection_probe.errors import IntrospectionError
+from introspection_probe.probe_set.similar import normalized
 from introspection_probe.records import Message, Probe, ProbeExample, Rendered
-from introspection_probe.similar import normalized
 from introspection_probe.tasks.base import PromptStyle, Task
 
 Row = tuple[int, Mapping[str, Any]]

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from itertools import count
 from typing import Any
 
+from introspection_probe.building.selection import identity_of, words_of
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.probe_set import ProbeSet
+from introspection_probe.probe_set.signals import read_signal
 from introspection_probe.records import Probe, Split
-from introspection_probe.selection import identity_of, words_of
-from introspection_probe.signals import read_signal
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from introspection_probe.balance import balance_ablated
-from introspection_probe.build_plan import BuildPlan, Measured
+from introspection_probe.building.balance import balance_ablated
+from introspection_probe.building.plan import BuildPlan, Measured
+from introspection_probe.building.selection import MEASURED_FIELDS, balanced
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.probe_set import ProbeSet, split_groups
+from introspection_probe.probe_set.signals import Signal, read_signal, signal_warnings
 from introspection_probe.records import Probe
-from introspection_probe.selection import MEASURED_FIELDS, balanced
-from introspection_probe.signals import Signal, read_signal, signal_warnings
 from introspection_probe.tasks.judges.panel import check_unjudged
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from introspection_probe.asking import Question, window
+from introspection_probe.building.asking import Question, window
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.probe_set import ProbeSet
 from introspection_probe.records import Explanation

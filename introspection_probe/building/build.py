@@ -5,7 +5,7 @@ answers "C" to 99% of them in one style and is swayed by half of the cues in ano
 tried on the same questions with the same cues, and the liveliest (``signals.Signal.liveliness``) is used.
 
 Questions are asked in batches that are the same whether one process asks them all, several share them
-(``build_shards``) or one goes on where another was stopped (``build_work``): so the set is the same as well.
+(``shards``) or one goes on where another was stopped (``work``): so the set is the same as well.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from typing import Any, Literal
 
 from torch import nn
 
-from introspection_probe.asking import Asked, Progress, Question, ask, judging_of, window
-from introspection_probe.build_plan import BuildPlan, Found, Measured
-from introspection_probe.build_set import BuildSummary, make_set
-from introspection_probe.build_work import Answer, BuildWork, WorkError
+from introspection_probe.building.asking import Asked, Progress, Question, ask, judging_of, window
+from introspection_probe.building.make_set import BuildSummary, make_set
+from introspection_probe.building.plan import BuildPlan, Found, Measured
+from introspection_probe.building.selection import Candidate, Chosen, Row, choose
+from introspection_probe.building.work import Answer, BuildWork, WorkError
 from introspection_probe.endpoint import Interview
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.models import model_fingerprint
 from introspection_probe.probe_set import ProbeSet, check_share
+from introspection_probe.probe_set.signals import Signal, read_signal
+from introspection_probe.probe_set.tokens import template_hash
 from introspection_probe.rollout import EncodedProbe, Prober, encode_probes
-from introspection_probe.selection import Candidate, Chosen, Row, choose
-from introspection_probe.signals import Signal, read_signal
 from introspection_probe.tasks.base import PromptStyle, Task
-from introspection_probe.tokens import template_hash
 
 __all__ = ["STYLE_SAMPLE", "BuildSummary", "build_probe_set", "measure", "plan_of"]
 
