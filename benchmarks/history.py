@@ -121,7 +121,7 @@ def timed(fn: Callable[[], Any], times: int = 5) -> float:
 
 def command(path: Path, *arguments: str) -> tuple[float, float]:
     """`iprobe ...` as a person waits for it, a new process each time: wall and CPU milliseconds."""
-    run = [sys.executable, "-c", "from iprobe.main import main; main()", *arguments, "--db", str(path)]
+    run = [sys.executable, "-c", "from iprobe.main import program; program()", *arguments, "--db", str(path)]
     cpu = []
 
     def once() -> None:

@@ -150,12 +150,25 @@ def test_ctrl_c_exits_with_130(iprobe: Program, db: Path, monkeypatch: pytest.Mo
 
 def test_a_reader_that_goes_away_is_no_error(db: Path) -> None:
     for args in (["report"], ["report", "--format", "json"], ["runs"], ["report", "--format", "markdown"]):
-        code = f"import sys; sys.argv = ['iprobe', *{[*args, '--db', str(db)]!r}]; from iprobe.main import main; main()"
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        words = [sys.executable, "-m", "iprobe.main", *args, "--db", str(db)]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert process.stdout is not None
         process.stdout.close()
         _, err = process.communicate(timeout=60)
         assert err == b""
+
+
+def test_a_command_that_leaves_at_once_has_written_all_and_says_how_it_went(db: Path, tmp_path: Path) -> None:
+    def iprobe_process(*args: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-m", "iprobe.main", *args, "--db", str(db)]
+        return subprocess.run(words, capture_output=True, text=True, timeout=60)
+
+    done = iprobe_process("report", "--format", "json", "--html", str(tmp_path / "page.html"))
+    assert (done.returncode, json.loads(done.stdout)["status"]) == (0, "finished")
+    assert (tmp_path / "page.html").read_text().rstrip().endswith("</html>")
+    assert iprobe_process("report", "--check", "--min-self-em", "1").returncode == 1
+    wrong = iprobe_process("report", "no such run")
+    assert (wrong.returncode, wrong.stdout, len(wrong.stderr.splitlines())) == (2, "", 1)
 
 
 def test_reading_commands_import_nothing_heavy(db: Path) -> None:
