@@ -1,6 +1,6 @@
 """What mixing adds to a host's step, against the floor and against the usual way.
 
-    python benchmarks/mix.py [--model PATH] [--device cuda] [--host-batch 8] [--host-tokens 256] [--json]
+    python benchmarks/mix.py [--model PATH] [--device cuda] [--host-batch 4] [--host-tokens 256] [--json]
 
 The floor: the host's step and one more plain forward and backward, over as many tokens as the mixed trees have unique
 ones. The usual way: three padded forwards with gradient, and the two reference forwards of a second model that stays
@@ -87,9 +87,9 @@ def peak(step: Callable[[], Any], device: str) -> int | None:
 
 
 def main() -> None:
-    parser = arguments(str(__doc__).split("\n\n")[0], repeat=5)
+    parser = arguments(str(__doc__).split("\n\n")[0])
     parser.add_argument("--mix-batch", type=int, default=8)
-    parser.add_argument("--host-batch", type=int, default=8)
+    parser.add_argument("--host-batch", type=int, default=4)
     parser.add_argument("--host-tokens", type=int, default=256)
     parser.add_argument("--probe-set", help="a built Hint-MMLU set of this model, instead of building one")
     options = parser.parse_args()

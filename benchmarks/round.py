@@ -1,6 +1,6 @@
 """What a round costs, packed, against the ways one would do it otherwise and against the floor.
 
-    python benchmarks/round.py [--teach 16] [--model PATH] [--probes 64] [--device cuda] [--json]
+    python benchmarks/round.py [--teach 8] [--model PATH] [--probes 24] [--device cuda] [--json]
 
 (a) three batched `generate` calls; (b) our flat path; (c) lm-evaluation-harness scoring the answers on `x` alone, at
 the better of two batch sizes; (d) the floor: one plain forward over as many tokens as the trees have unique ones.
@@ -114,8 +114,8 @@ def lm_eval_round(model: Any, tokenizer: Any, probes: Sequence[EncodedProbe], ba
 
 
 def main() -> None:
-    parser = arguments(str(__doc__).split("\n\n")[0])
-    parser.add_argument("--teach", type=int, default=16, help="mixed steps before measuring; 0: untaught")
+    parser = arguments(str(__doc__).split("\n\n")[0], probes=24)
+    parser.add_argument("--teach", type=int, default=8, help="mixed steps before measuring; 0: untaught")
     parser.add_argument("--teach-rate", type=float, default=2e-4)
     parser.add_argument("--probe-set", help="a built Hint-MMLU set of this model, instead of building one")
     parser.add_argument("--without-lm-eval", action="store_true", help="where lm-eval is not installed")
