@@ -136,7 +136,7 @@ class Session:
         taken: tuple[Round, dict[str, RoundScores]] | None = None
         is_first = self.last_round is None and not self.folder.resumed
         with self.guard("a round"):
-            round_ = self._prober.measure(model, step=step)
+            round_ = self._prober.measure(model, step=step, progress=lambda _: self._show_life(step))
             asked = round_.measured(self._probes)
             taken = round_, score_by_task(round_.rollouts, asked, supervision=self._config.supervision)
         self.last_round = step
@@ -188,8 +188,11 @@ class Session:
         if self.observers is None:
             return
         self.observers.between_rounds(step, every=self._config.probe_every, began=self._began_at)
+        self._show_life(step)
+
+    def _show_life(self, step: int) -> None:
         now = time.perf_counter()
-        if now - self._beat >= _HEARTBEAT_S:
+        if self.observers is not None and now - self._beat >= _HEARTBEAT_S:
             self._beat = now
             self.observers.heartbeat(step)
 

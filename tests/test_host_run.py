@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -292,3 +295,23 @@ def test_an_unwritable_history_does_not_stop_the_run(tmp_path: Path, caplog: pyt
     callback = IntrospectionCallback(small_probe_set(), db=tmp_path / "file" / "h.db")
     sft(tmp_path / "out", callbacks=[callback], max_steps=1).train()
     assert any("history" in record.getMessage() for record in caplog.records)
+
+
+def test_a_long_round_shows_that_the_run_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("introspection_probe.session._HEARTBEAT_S", 0.0)
+    db, model = tmp_path / "h.db", embedded_model()
+    heard: list[datetime] = []
+
+    def look(*_: Any) -> None:
+        """Before each forward of the first round: when was the run last heard of?"""
+        with contextlib.suppress(IntrospectionError), History.open(str(db), must_exist=True) as history:
+            run = history.find_run(None)
+            if not model.training and not history.rounds(run.id):
+                heard.append(run.updated_at)
+        time.sleep(0.05)
+
+    model.register_forward_pre_hook(look)
+    callback = IntrospectionCallback(small_probe_set(), probe_every=1000, token_budget=100, db=db)
+    sft(tmp_path / "run", callbacks=[callback], model=model, max_steps=1).train()
+    assert len(heard) > 5
+    assert heard[-1] > heard[0]
