@@ -28,6 +28,12 @@ def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return Program(monkeypatch, capsys)
 
 
+@pytest.fixture
+def db(tmp_path: Path) -> Path:
+    """Where a history may lie: nothing is there yet."""
+    return tmp_path / "history.db"
+
+
 @pytest.fixture(scope="session")
 def smollm2_path() -> Path:
     """SmolLM2-135M-Instruct, converted once into the user's cache."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 from introspection_probe.history import History
 from introspection_probe.records import (
@@ -143,3 +145,29 @@ def write_run(
         history.record_alert(run_id, alert)
     history.update_run(run_id, step=steps[-1] if steps else 0, status=status, overhead=0.021)
     return run_id
+
+
+def writer(db: Path, **defaults: Any) -> Callable[..., int]:
+    """:func:`write_run` into the file at ``db``, with other defaults."""
+
+    def write(name: str = "sft-demo", **options: Any) -> int:
+        with History.open(str(db)) as history:
+            return write_run(history, name=name, **(defaults | options))
+
+    return write
+
+
+def hostile_probe(index: int, text: str, everywhere: str) -> Probe:
+    """A probe whose every field is foreign text: ``text`` in its answers, ``everywhere`` in prompt, cue, task."""
+    behavior = Behavior(included=f"{text}1", ablated=text)
+    example = ProbeExample(
+        id=f"{index}{everywhere}"[:200],
+        group=str(index),
+        task=everywhere,
+        included=({"role": "user", "content": f"{text} {everywhere}\n{text}"},),
+        ablated=({"role": "user", "content": text},),
+        question=({"role": "user", "content": text},),
+        options=(text, f"{text}1"),
+        cue=everywhere,
+    )
+    return Probe(example, Rendered(text, text, text), "probe", behavior, {"orig": behavior.explanation})

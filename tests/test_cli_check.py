@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 from cli_program import Program
-from histories import make_probes, make_rollouts, write_run
+from histories import make_probes, make_rollouts, writer
 from junitparser import Failure, JUnitXml
 from lxml import etree
 
@@ -29,92 +29,78 @@ SCHEMA = Path(__file__).parent / "data" / "schemas" / "junit-10.xsd"
 
 
 @pytest.fixture
-def iprobe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
-    return Program(monkeypatch, capsys)
-
-
-@pytest.fixture
-def db(tmp_path: Path) -> Path:
-    return tmp_path / "history.db"
-
-
-@pytest.fixture
 def write(db: Path) -> Callable[..., int]:
-    def write_one(**options: Any) -> int:
-        with History.open(str(db)) as history:
-            return write_run(history, **({"n": 60, "steps": STEPS} | options))
-
-    return write_one
+    return writer(db, n=60, steps=STEPS)
 
 
 def alert(name: str = "coupling_lost", *, task: str = "hint-mmlu", active: bool = True, says: str = "Lost.") -> Alert:
     return Alert(name, task, 100, "critical", says, "Look at it.", active)
 
 
-def conditions(iprobe: Program, *args: object) -> tuple[int, dict[tuple[str, str | None], dict[str, Any]]]:
+def conditions(program: Program, *args: object) -> tuple[int, dict[tuple[str, str | None], dict[str, Any]]]:
     """The exit code and the conditions by name and task."""
-    result = iprobe("report", *args, "--check", "--format", "json")
+    result = program("report", *args, "--check", "--format", "json")
     check = json.loads(result.out)["check"]
     assert check["holds"] is (result.code == 0)
     return result.code, {(one["name"], one["task"]): one for one in check["conditions"]}
 
 
-def test_a_run_without_alerts_passes(iprobe: Program, db: Path, write: Callable[..., int]) -> None:
+def test_a_run_without_alerts_passes(program: Program, db: Path, write: Callable[..., int]) -> None:
     write()
-    result = iprobe("report", "--db", db, "--check")
+    result = program("report", "--db", db, "--check")
     assert (result.code, result.err) == (0, "")
     assert "Self EM" in result.out
     assert "conditions hold" in result.out
-    code, found = conditions(iprobe, "--db", db)
+    code, found = conditions(program, "--db", db)
     assert code == 0
     alerts = {name for (name, _), one in found.items() if one["kind"] == "alert"}
     assert alerts == set(CONDITIONS)
-    assert iprobe("report", "--db", db, "--check", "--format", "markdown").code == 0
+    assert program("report", "--db", db, "--check", "--format", "markdown").code == 0
 
 
 def test_an_alert_that_stands_fails_and_one_that_cleared_does_not(
-    iprobe: Program, db: Path, write: Callable[..., int]
+    program: Program, db: Path, write: Callable[..., int]
 ) -> None:
     write(alerts=[alert(), alert("behavior_drifted"), alert("behavior_drifted", active=False)])
-    result = iprobe("report", "--db", db, "--check")
+    result = program("report", "--db", db, "--check")
     assert result.code == 1
     assert result.err == "iprobe: 1 of 12 conditions does not hold: coupling_lost\n"
     assert "fails  coupling_lost  critical since step 100: Lost. Look at it." in result.out
-    code, found = conditions(iprobe, "--db", db)
+    code, found = conditions(program, "--db", db)
     assert code == 1
     assert [name for (name, _), one in found.items() if not one["holds"]] == ["coupling_lost"]
-    markdown = iprobe("report", "--db", db, "--check", "--format", "markdown")
+    markdown = program("report", "--db", db, "--check", "--format", "markdown")
     assert markdown.code == 1
     assert "- **fails** `coupling_lost`: critical since step 100" in markdown.out
-    assert iprobe("report", "--db", db).code == 0, "only --check judges"
+    assert program("report", "--db", db).code == 0, "only --check judges"
 
 
 def test_an_alert_that_this_program_does_not_know_fails_too(
-    iprobe: Program, db: Path, write: Callable[..., int]
+    program: Program, db: Path, write: Callable[..., int]
 ) -> None:
     write(alerts=[alert("invented_later")])
-    assert iprobe("report", "--db", db, "--check").err.endswith(": invented_later\n")
+    assert program("report", "--db", db, "--check").err.endswith(": invented_later\n")
 
 
 @pytest.mark.parametrize(("status", "code"), [("finished", 0), ("stopped", 0), ("running", 0), ("failed", 1)])
-def test_a_failed_run_fails(iprobe: Program, db: Path, write: Callable[..., int], status: str, code: int) -> None:
+def test_a_failed_run_fails(program: Program, db: Path, write: Callable[..., int], status: str, code: int) -> None:
     write(status=status)
-    result = iprobe("report", "--db", db, "--check")
+    result = program("report", "--db", db, "--check")
     assert (result.code, "run_status" in result.err) == (code, bool(code))
 
 
-def test_a_run_that_died_without_saying_so_fails(iprobe: Program, db: Path, write: Callable[..., int]) -> None:
+def test_a_run_that_died_without_saying_so_fails(program: Program, db: Path, write: Callable[..., int]) -> None:
     write(status="running")
     with sqlite3.connect(db) as connection:
         connection.execute("UPDATE run SET updated_at = '2026-01-01 00:00:00.000000'")
     connection.close()
-    result = iprobe("report", "--db", db, "--check")
+    result = program("report", "--db", db, "--check")
     assert (result.code, "probably dead" in result.out, "run_status" in result.err) == (1, True, True)
 
 
-def test_a_run_without_a_round_fails(iprobe: Program, db: Path, write: Callable[..., int]) -> None:
+def test_a_run_without_a_round_fails(program: Program, db: Path, write: Callable[..., int]) -> None:
     write(steps=())
-    result = iprobe("report", "--db", db, "--check", "--min-self-em", 0)
+    result = program("report", "--db", db, "--check", "--min-self-em", 0)
     assert (result.code, result.err) == (1, "iprobe: 1 of 2 conditions does not hold: round_taken\n")
 
 
@@ -127,37 +113,37 @@ def test_a_run_without_a_round_fails(iprobe: Program, db: Path, write: Callable[
     ],
 )
 def test_a_threshold_is_held_against_the_number_in_the_report(
-    iprobe: Program, db: Path, write: Callable[..., int], option: str, read: Callable[[dict[str, Any]], float]
+    program: Program, db: Path, write: Callable[..., int], option: str, read: Callable[[dict[str, Any]], float]
 ) -> None:
     write()
-    value = read(json.loads(iprobe("report", "--db", db, "--format", "json").out)["rounds"][-1])
-    assert conditions(iprobe, "--db", db, option, value)[0] == 0
-    code, found = conditions(iprobe, "--db", db, option, value + 1e-6)
+    value = read(json.loads(program("report", "--db", db, "--format", "json").out)["rounds"][-1])
+    assert conditions(program, "--db", db, option, value)[0] == 0
+    code, found = conditions(program, "--db", db, option, value + 1e-6)
     name = option.removeprefix("--").replace("-", "_")
     assert (code, found[name, "hint-mmlu"]["holds"]) == (1, False)
     says = found[name, "hint-mmlu"]["says"]
     assert f"{value:.3f}" in says
     assert "95% interval" in says
     assert "only more probes could tell" in says
-    far = conditions(iprobe, "--db", db, option, 1.0)[1][name, "hint-mmlu"]
+    far = conditions(program, "--db", db, option, 1.0)[1][name, "hint-mmlu"]
     assert (far["holds"], "only more probes" in far["says"]) == (False, False)
 
 
-def test_what_was_not_measured_does_not_meet_a_threshold(iprobe: Program, db: Path) -> None:
+def test_what_was_not_measured_does_not_meet_a_threshold(program: Program, db: Path) -> None:
     with History.open(str(db)) as history:
         run_id = history.start_run(RunInfo("u", "empty", "m", ("hint-mmlu",)))
         history.record_round(run_id, Round(0, (), datetime.now(UTC), 1.0), {"hint-mmlu": score_round([], [])})
-    code, found = conditions(iprobe, "--db", db, "--min-gap", -1)
+    code, found = conditions(program, "--db", db, "--min-gap", -1)
     assert (code, found["min_gap", "hint-mmlu"]["holds"]) == (1, False)
     assert "was not measured" in found["min_gap", "hint-mmlu"]["says"]
 
 
-def test_every_task_is_checked_unless_one_is_named(iprobe: Program, db: Path, write: Callable[..., int]) -> None:
+def test_every_task_is_checked_unless_one_is_named(program: Program, db: Path, write: Callable[..., int]) -> None:
     write(tasks=("hint-mmlu", "sycophancy"), alerts=[alert(task="sycophancy")])
-    result = iprobe("report", "--db", db, "--check")
+    result = program("report", "--db", db, "--check")
     assert (result.code, result.err.endswith(": coupling_lost (sycophancy)\n")) == (1, True)
-    assert iprobe("report", "--db", db, "--check", "--task", "hint-mmlu").code == 0
-    assert iprobe("report", "--db", db, "--check", "--task", "sycophancy").code == 1
+    assert program("report", "--db", db, "--check", "--task", "hint-mmlu").code == 0
+    assert program("report", "--db", db, "--check", "--task", "sycophancy").code == 1
 
 
 @pytest.mark.parametrize(
@@ -173,20 +159,20 @@ def test_every_task_is_checked_unless_one_is_named(iprobe: Program, db: Path, wr
     ],
 )
 def test_wrong_use_is_2_and_not_1(
-    iprobe: Program, db: Path, write: Callable[..., int], args: tuple[str, ...], says: str
+    program: Program, db: Path, write: Callable[..., int], args: tuple[str, ...], says: str
 ) -> None:
     write(alerts=[alert()])
-    result = iprobe("report", "--db", db, *args)
+    result = program("report", "--db", db, *args)
     assert (result.code, result.out) == (2, "")
     assert says in result.err
 
 
 def test_junit_has_a_test_case_for_each_condition(
-    iprobe: Program, db: Path, write: Callable[..., int], tmp_path: Path
+    program: Program, db: Path, write: Callable[..., int], tmp_path: Path
 ) -> None:
     write(name="sft", tasks=("hint-mmlu", "sycophancy"), alerts=[alert(says="Gap <0> & falling.")])
     junit = tmp_path / "iprobe.xml"
-    code, found = conditions(iprobe, "--db", db, "--junit", junit, "--min-self-em", 0.99)
+    code, found = conditions(program, "--db", db, "--junit", junit, "--min-self-em", 0.99)
     assert code == 1
     [suite] = JUnitXml.fromfile(str(junit))
     wrong = [key for key, one in found.items() if not one["holds"]]
@@ -200,7 +186,7 @@ def test_junit_has_a_test_case_for_each_condition(
     assert {prop.name: prop.value for prop in suite.properties()}["status"] == "finished"
 
 
-def test_a_run_of_many_tasks_is_read_once(iprobe: Program, db: Path) -> None:
+def test_a_run_of_many_tasks_is_read_once(program: Program, db: Path) -> None:
     """A hundred tasks over fifty rounds: read anew for each task it took minutes."""
     tasks = [f"task-{number:03}" for number in range(100)]
     probes = [probe for task in tasks for probe in make_probes(2, task)]
@@ -212,19 +198,19 @@ def test_a_run_of_many_tasks_is_read_once(iprobe: Program, db: Path) -> None:
             history.record_round(run_id, Round(step, rollouts, datetime.now(UTC), 1.0), scores)
         history.update_run(run_id, status="finished")
     began = time.monotonic()
-    code, found = conditions(iprobe, "--db", db)
+    code, found = conditions(program, "--db", db)
     assert time.monotonic() - began < 10
     assert {task for _, task in found} == {*tasks, None}
     assert (code, len(found)) == (0, 1 + 100 * (1 + len(CONDITIONS)))
-    out = iprobe("report", "--db", db, width=200).out
+    out = program("report", "--db", db, width=200).out
     assert "(also task-001, task-002, task-003, task-004, task-005, task-006 and 93 more: choose with --task)" in out
-    refused = iprobe("report", "--db", db, "--task", "nothing").err
+    refused = program("report", "--db", db, "--task", "nothing").err
     assert "it has task-000, task-001, task-002, task-003, task-004, task-005 and 94 more" in refused
 
 
 @pytest.mark.parametrize("kind", ["passing", "failing", "hostile", "no round"])
 def test_junit_fits_the_schema_of_jenkins(
-    iprobe: Program, db: Path, write: Callable[..., int], tmp_path: Path, kind: str
+    program: Program, db: Path, write: Callable[..., int], tmp_path: Path, kind: str
 ) -> None:
     options: dict[str, dict[str, Any]] = {
         "passing": {},
@@ -234,7 +220,7 @@ def test_junit_fits_the_schema_of_jenkins(
     }
     write(**options[kind])
     junit = tmp_path / "iprobe.xml"
-    code = iprobe("report", "--db", db, "--check", "--junit", junit).code
+    code = program("report", "--db", db, "--check", "--junit", junit).code
     assert code == (kind in ("failing", "no round"))
     schema = etree.XMLSchema(etree.parse(SCHEMA))
     schema.assertValid(etree.parse(junit))
@@ -243,7 +229,7 @@ def test_junit_fits_the_schema_of_jenkins(
     assert not schema.validate(etree.parse(spoilt)), "the schema does refuse"
 
 
-def test_hostile_text_is_inert_in_junit(iprobe: Program, db: Path, write: Callable[..., int], tmp_path: Path) -> None:
+def test_hostile_text_is_inert_in_junit(program: Program, db: Path, write: Callable[..., int], tmp_path: Path) -> None:
     write(
         name=HOSTILE,
         model=HOSTILE,
@@ -252,7 +238,7 @@ def test_hostile_text_is_inert_in_junit(iprobe: Program, db: Path, write: Callab
         alerts=[alert(HOSTILE, task=HOSTILE, says=HOSTILE * 500)],
     )
     junit = tmp_path / "iprobe.xml"
-    result = iprobe("report", "--db", db, "--check", "--junit", junit)
+    result = program("report", "--db", db, "--check", "--junit", junit)
     assert (result.code, "Traceback" in result.err) == (1, False)
     text = junit.read_text(encoding="utf-8")
     shown = "".join(ElementTree.fromstring(text).itertext())  # an illegal character would not parse

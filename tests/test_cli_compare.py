@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 from cli_program import Program, run_process
-from histories import Host, make_probes, make_rollouts, write_run
+from histories import Host, make_probes, make_rollouts, writer
 from markdown_it import MarkdownIt
 from rich.cells import cell_len
 from scipy.stats import binomtest
 
-from introspection_probe.history import History
 from introspection_probe.records import Behavior, Probe
 
 STEPS = (0, 100, 200)
@@ -25,40 +24,26 @@ HOSTILE = "[red]x[/red]\x1b[2J\a\u202eevil\u200b|`<script>\n\x9b31m\x7f*_$#1 @me
 
 
 @pytest.fixture
-def iprobe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
-    return Program(monkeypatch, capsys)
-
-
-@pytest.fixture
-def db(tmp_path: Path) -> Path:
-    return tmp_path / "history.db"
-
-
-@pytest.fixture
 def write(db: Path) -> Callable[..., int]:
-    def write_one(name: str, **options: Any) -> int:
-        with History.open(str(db)) as history:
-            return write_run(history, name=name, **({"n": 150, "steps": STEPS} | options))
-
-    return write_one
+    return writer(db, n=150, steps=STEPS)
 
 
-def compared(iprobe: Program, *args: object) -> dict[str, Any]:
-    result = iprobe("compare", *args, "--format", "json")
+def compared(program: Program, *args: object) -> dict[str, Any]:
+    result = program("compare", *args, "--format", "json")
     assert (result.code, result.err) == (0, "")
     found: dict[str, Any] = json.loads(result.out, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
     return found
 
 
-def refused(iprobe: Program, *args: object) -> str:
-    result = iprobe("compare", *args)
+def refused(program: Program, *args: object) -> str:
+    result = program("compare", *args)
     assert (result.code, result.out, len(result.err.splitlines())) == (2, "", 1)
     return result.err
 
 
-def test_it_agrees_with_a_plain_count_over_the_rollouts(iprobe: Program, db: Path, write: Callable[..., int]) -> None:
+def test_it_agrees_with_a_plain_count_over_the_rollouts(program: Program, db: Path, write: Callable[..., int]) -> None:
     a, b = write("good", host=GOOD), write("poor", host=POOR)
-    found = compared(iprobe, "good", "poor", "--db", db)
+    found = compared(program, "good", "poor", "--db", db)
     assert (found["a"]["run_id"], found["b"]["run_id"]) == (a, b)
     [task] = found["tasks"]
     probes = make_probes(150)
@@ -89,65 +74,65 @@ def test_it_agrees_with_a_plain_count_over_the_rollouts(iprobe: Program, db: Pat
 
 
 def test_the_verdict_is_said_in_words_and_turns_with_the_order(
-    iprobe: Program, db: Path, write: Callable[..., int]
+    program: Program, db: Path, write: Callable[..., int]
 ) -> None:
     write("good", host=GOOD)
     write("poor", host=POOR)
-    out = " ".join(iprobe("compare", "good", "poor", "--db", db).out.split())
+    out = " ".join(program("compare", "good", "poor", "--db", db).out.split())
     assert "B explains itself worse than A: Self EM 0." in out
     assert "on 150 common probes, exact McNemar p < 0.001." in out
-    assert "B explains itself better than A" in iprobe("compare", "poor", "good", "--db", db).out
+    assert "B explains itself better than A" in program("compare", "poor", "good", "--db", db).out
     assert "**B explains itself better than A" in (
-        iprobe("compare", "poor", "good", "--db", db, "--format", "markdown").out
+        program("compare", "poor", "good", "--db", db, "--format", "markdown").out
     )
     write("twin", host=GOOD, uid="twin")
-    same = " ".join(iprobe("compare", "good", "twin", "--db", db).out.split())
+    same = " ".join(program("compare", "good", "twin", "--db", db).out.split())
     assert "No difference can be told: Self EM" in same
     assert "A and B behave alike on 150 of 150 probes (100%" in same
 
 
-def test_a_round_can_be_named(iprobe: Program, db: Path, write: Callable[..., int]) -> None:
+def test_a_round_can_be_named(program: Program, db: Path, write: Callable[..., int]) -> None:
     write("a")
     write("b", steps=(0, 100, 300))
-    [last] = compared(iprobe, "a", "b", "--db", db)["tasks"]
+    [last] = compared(program, "a", "b", "--db", db)["tasks"]
     assert (last["a_step"], last["b_step"]) == (200, 300)
-    [early] = compared(iprobe, "a", "b", "--db", db, "--round", 100)["tasks"]
+    [early] = compared(program, "a", "b", "--db", db, "--round", 100)["tasks"]
     assert (early["a_step"], early["b_step"]) == (100, 100)
     assert "run 2 ('b') has no round at step 200: the nearest of its 3 are at 0, 100, 300" in refused(
-        iprobe, "a", "b", "--db", db, "--round", 200
+        program, "a", "b", "--db", db, "--round", 200
     )
 
 
-def test_runs_are_named_as_in_a_report(iprobe: Program, db: Path, write: Callable[..., int]) -> None:
+def test_runs_are_named_as_in_a_report(program: Program, db: Path, write: Callable[..., int]) -> None:
     a, b = write("a", uid="aaaa-1"), write("b", uid="bbbb-2")
     for refs in ((a, b), ("a", "b"), ("aaaa", "bbbb")):
-        found = compared(iprobe, *refs, "--db", db)
+        found = compared(program, *refs, "--db", db)
         assert (found["a"]["run_id"], found["b"]["run_id"]) == (a, b)
-    assert "no run 'c'" in refused(iprobe, "a", "c", "--db", db)
-    assert f"run {a} ('a') is compared with itself" in refused(iprobe, a, "a", "--db", db)
+    assert "no run 'c'" in refused(program, "a", "c", "--db", db)
+    assert f"run {a} ('a') is compared with itself" in refused(program, a, "a", "--db", db)
 
 
-def test_only_the_common_examples_count(iprobe: Program, db: Path, write: Callable[..., int]) -> None:
+def test_only_the_common_examples_count(program: Program, db: Path, write: Callable[..., int]) -> None:
     probes = make_probes(120)
     write("a", probes=probes[:100])
     write("b", probes=probes[40:])
-    [task] = compared(iprobe, "a", "b", "--db", db)["tasks"]
+    [task] = compared(program, "a", "b", "--db", db)["tasks"]
     assert (task["n"], task["a_only"], task["b_only"]) == (60, 40, 20)
-    out = iprobe("compare", "a", "b", "--db", db).out
+    out = program("compare", "a", "b", "--db", db).out
     assert "Left out: 40 that only A measured, 20 that only B measured." in out
 
 
-def test_runs_without_a_common_example_are_refused(iprobe: Program, db: Path, write: Callable[..., int]) -> None:
+def test_runs_without_a_common_example_are_refused(program: Program, db: Path, write: Callable[..., int]) -> None:
     probes = make_probes(100)
     write("a", probes=probes[:50])
     write("b", probes=probes[50:])
-    assert "have no example of 'hint-mmlu' in common" in refused(iprobe, "a", "b", "--db", db)
+    assert "have no example of 'hint-mmlu' in common" in refused(program, "a", "b", "--db", db)
 
 
-def test_examples_that_share_only_an_id_are_refused(iprobe: Program, db: Path, write: Callable[..., int]) -> None:
+def test_examples_that_share_only_an_id_are_refused(program: Program, db: Path, write: Callable[..., int]) -> None:
     write("a", seed=0)
     write("b", seed=1)
-    assert "is another question in run 1 ('a') than in run 2 ('b')" in refused(iprobe, "a", "b", "--db", db)
+    assert "is another question in run 1 ('a') than in run 2 ('b')" in refused(program, "a", "b", "--db", db)
 
 
 def relabelled(probes: Sequence[Probe], count: int) -> list[Probe]:
@@ -163,19 +148,19 @@ def relabelled(probes: Sequence[Probe], count: int) -> list[Probe]:
 
 
 def test_labels_of_another_m0_are_refused_and_a_few_are_left_out(
-    iprobe: Program, db: Path, write: Callable[..., int]
+    program: Program, db: Path, write: Callable[..., int]
 ) -> None:
     probes = make_probes(100)
     write("a", probes=probes)
     write("other", probes=relabelled(probes, 60))
     write("flickers", probes=relabelled(probes, 3))
-    error = refused(iprobe, "a", "other", "--db", db)
+    error = refused(program, "a", "other", "--db", db)
     assert "the labels of 'hint-mmlu' mean two things: E(M0) differs on 60 of 100 common examples" in error
-    [task] = compared(iprobe, "a", "flickers", "--db", db)["tasks"]
+    [task] = compared(program, "a", "flickers", "--db", db)["tasks"]
     assert (task["n"], task["relabelled"]) == (97, 3)
 
 
-def test_without_a_saved_probe_set_only_self_is_compared(iprobe: Program, db: Path, write: Callable[..., int]) -> None:
+def test_without_a_saved_probe_set_only_self_is_compared(program: Program, db: Path, write: Callable[..., int]) -> None:
     import sqlite3
 
     write("a")
@@ -183,34 +168,34 @@ def test_without_a_saved_probe_set_only_self_is_compared(iprobe: Program, db: Pa
     with sqlite3.connect(db) as connection:
         connection.execute("DELETE FROM run_probe_set WHERE run_id = 2")
     connection.close()
-    [task] = compared(iprobe, "a", "b", "--db", db)["tasks"]
+    [task] = compared(program, "a", "b", "--db", db)["tasks"]
     assert task["rows"]["coupling_gap"] == dict.fromkeys(("a", "b", "estimate", "lower", "upper", "p"))
     assert task["rows"]["self_exact_match"]["p"] < 0.05
-    assert "Orig EM and the gap are left out" in iprobe("compare", "a", "b", "--db", db).out
+    assert "Orig EM and the gap are left out" in program("compare", "a", "b", "--db", db).out
 
 
 def test_every_common_task_is_compared_unless_one_is_named(
-    iprobe: Program, db: Path, write: Callable[..., int]
+    program: Program, db: Path, write: Callable[..., int]
 ) -> None:
     write("a", tasks=("hint-mmlu", "sycophancy", "aita"))
     write("b", tasks=("hint-mmlu", "sycophancy"))
     write("c", tasks=("aita",))
-    assert [task["task"] for task in compared(iprobe, "a", "b", "--db", db)["tasks"]] == ["hint-mmlu", "sycophancy"]
-    [one] = compared(iprobe, "a", "b", "--db", db, "--task", "sycophancy")["tasks"]
+    assert [task["task"] for task in compared(program, "a", "b", "--db", db)["tasks"]] == ["hint-mmlu", "sycophancy"]
+    [one] = compared(program, "a", "b", "--db", db, "--task", "sycophancy")["tasks"]
     assert (one["task"], one["n"]) == ("sycophancy", 150)
-    assert "have no task in common" in refused(iprobe, "b", "c", "--db", db)
-    assert "have no task 'aita' in common" in refused(iprobe, "a", "b", "--db", db, "--task", "aita")
+    assert "have no task in common" in refused(program, "b", "c", "--db", db)
+    assert "have no task 'aita' in common" in refused(program, "a", "b", "--db", db, "--task", "aita")
 
 
-def test_a_run_without_a_round_is_refused(iprobe: Program, db: Path, write: Callable[..., int]) -> None:
+def test_a_run_without_a_round_is_refused(program: Program, db: Path, write: Callable[..., int]) -> None:
     write("a")
     write("b", steps=())
-    assert "run 2 ('b') has no round yet" in refused(iprobe, "a", "b", "--db", db)
+    assert "run 2 ('b') has no round yet" in refused(program, "a", "b", "--db", db)
 
 
 @pytest.mark.parametrize("width", [20, 32, 44, 60, 80, 140])
 def test_every_line_fits_the_terminal_and_hostile_text_is_inert(
-    iprobe: Program, db: Path, write: Callable[..., int], width: int
+    program: Program, db: Path, write: Callable[..., int], width: int
 ) -> None:
     probes = [
         replace(probe, example=replace(probe.example, id=f"{HOSTILE}{probe.example.id}", task=HOSTILE))
@@ -218,11 +203,11 @@ def test_every_line_fits_the_terminal_and_hostile_text_is_inert(
     ]
     for uid in ("u1", "u2"):
         write(HOSTILE, uid=uid, model=HOSTILE, tasks=(HOSTILE,), probes=probes, n=40)
-    result = iprobe("compare", 1, 2, "--db", db, width=width)
+    result = program("compare", 1, 2, "--db", db, width=width)
     assert result.code == 0
     assert max(cell_len(line) for line in result.out.splitlines()) <= width
-    markdown = iprobe("compare", 1, 2, "--db", db, "--format", "markdown").out
-    for text in (result.out, markdown, iprobe("compare", 1, 2, "--db", db, "--format", "json").out):
+    markdown = program("compare", 1, 2, "--db", db, "--format", "markdown").out
+    for text in (result.out, markdown, program("compare", 1, 2, "--db", db, "--format", "json").out):
         assert not {unicodedata.category(char) for char in text if char != "\n"} & {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
     tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(markdown)
     inline = [child for token in tokens for child in token.children or []]

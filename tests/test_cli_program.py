@@ -23,11 +23,6 @@ BLOCK_TRAINING = (
 
 
 @pytest.fixture
-def iprobe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
-    return Program(monkeypatch, capsys)
-
-
-@pytest.fixture
 def db(tmp_path: Path) -> Path:
     path = tmp_path / "history.db"
     with History.open(str(path)) as history:
@@ -35,11 +30,11 @@ def db(tmp_path: Path) -> Path:
     return path
 
 
-def test_help_names_every_command_and_every_command_has_help(iprobe: Program) -> None:
-    out = iprobe("--help").out
+def test_help_names_every_command_and_every_command_has_help(program: Program) -> None:
+    out = program("--help").out
     assert [line.split()[0] for line in out.split("Commands:")[1].splitlines() if line.strip()] == list(COMMANDS)
     for command in COMMANDS:
-        result = iprobe(command, "--help")
+        result = program(command, "--help")
         assert result.code == 0
         assert result.out.startswith(f"Usage: iprobe {command}")
 
@@ -66,16 +61,16 @@ def test_the_documentation_shows_the_present_help() -> None:
     assert sorted(headings) == sorted(COMMANDS)
 
 
-def test_version(iprobe: Program) -> None:
-    result = iprobe("--version")
+def test_version(program: Program) -> None:
+    result = program("--version")
     assert (result.code, result.out) == (0, f"iprobe {version('introspection-probe')}\n")
 
 
-def test_a_mistyped_command_is_answered_with_the_right_one(iprobe: Program) -> None:
-    result = iprobe("rport")
+def test_a_mistyped_command_is_answered_with_the_right_one(program: Program) -> None:
+    result = program("rport")
     assert (result.code, result.out) == (2, "")
     assert result.err == "iprobe: there is no command 'rport': did you mean 'report'?\n"
-    assert "\x1b" not in iprobe("xyz\x1b[2J").err
+    assert "\x1b" not in program("xyz\x1b[2J").err
 
 
 @pytest.mark.parametrize(
@@ -88,17 +83,17 @@ def test_a_mistyped_command_is_answered_with_the_right_one(iprobe: Program) -> N
         ("report", "a", "b"),
     ],
 )
-def test_wrong_use_exits_with_2_and_no_traceback(iprobe: Program, args: tuple[str, ...]) -> None:
-    result = iprobe(*args)
+def test_wrong_use_exits_with_2_and_no_traceback(program: Program, args: tuple[str, ...]) -> None:
+    result = program(*args)
     assert (result.code, result.out) == (2, "")
     assert "Error:" in result.err
     assert "Traceback" not in result.err
 
 
 @pytest.mark.parametrize("command", ["report", "runs"])
-def test_a_missing_history_is_one_sentence_and_stays_missing(iprobe: Program, tmp_path: Path, command: str) -> None:
+def test_a_missing_history_is_one_sentence_and_stays_missing(program: Program, tmp_path: Path, command: str) -> None:
     missing = tmp_path / "none.db"
-    result = iprobe(command, "--db", missing)
+    result = program(command, "--db", missing)
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith(f"iprobe: no history at {missing}: ")
     assert len(result.err.splitlines()) == 1
@@ -106,45 +101,45 @@ def test_a_missing_history_is_one_sentence_and_stays_missing(iprobe: Program, tm
 
 
 def test_the_history_is_found_in_the_environment_and_here(
-    iprobe: Program, db: Path, monkeypatch: pytest.MonkeyPatch
+    program: Program, db: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert iprobe("runs", IPROBE_DB=str(db)).code == 0
+    assert program("runs", IPROBE_DB=str(db)).code == 0
     monkeypatch.chdir(db.parent)
-    assert iprobe("runs").code == 2
+    assert program("runs").code == 2
     db.rename(db.with_name("introspection.db"))
-    assert iprobe("runs").code == 0
+    assert program("runs").code == 0
 
 
-def test_an_empty_history_is_one_sentence(iprobe: Program, tmp_path: Path) -> None:
+def test_an_empty_history_is_one_sentence(program: Program, tmp_path: Path) -> None:
     empty = tmp_path / "empty.db"
     with History.open(str(empty)):
         pass
-    assert iprobe("runs", "--db", empty).out == "No run was recorded in this history yet.\n"
-    assert json.loads(iprobe("runs", "--db", empty, "--format", "json").out) == []
-    result = iprobe("report", "--db", empty)
+    assert program("runs", "--db", empty).out == "No run was recorded in this history yet.\n"
+    assert json.loads(program("runs", "--db", empty, "--format", "json").out) == []
+    result = program("report", "--db", empty)
     assert (result.code, result.out, len(result.err.splitlines())) == (2, "", 1)
 
 
-def test_a_file_that_is_no_history_is_one_sentence(iprobe: Program, tmp_path: Path) -> None:
+def test_a_file_that_is_no_history_is_one_sentence(program: Program, tmp_path: Path) -> None:
     other = tmp_path / "other.db"
     other.write_bytes(b"this is not a database, it only looks like a file" * 100)
     for command in ("report", "runs"):
-        result = iprobe(command, "--db", other)
+        result = program(command, "--db", other)
         assert (result.code, result.out, len(result.err.splitlines())) == (2, "", 1)
 
 
-def test_an_error_message_is_inert(iprobe: Program, tmp_path: Path) -> None:
-    result = iprobe("report", "--db", tmp_path / "a\x1b[2Jb\u202e.db")
+def test_an_error_message_is_inert(program: Program, tmp_path: Path) -> None:
+    result = program("report", "--db", tmp_path / "a\x1b[2Jb\u202e.db")
     assert result.code == 2
     assert "a\\x1b[2Jb\\u202e.db" in result.err
 
 
-def test_ctrl_c_exits_with_130(iprobe: Program, db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_exits_with_130(program: Program, db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(History, "open", interrupted)
-    result = iprobe("report", "--db", db)
+    result = program("report", "--db", db)
     assert (result.code, result.out, "Traceback" in result.err) == (130, "", False)
 
 

@@ -18,13 +18,13 @@ from xml.etree import ElementTree
 
 import pytest
 from cli_program import Program, run_process
-from histories import Host, make_probes, make_rollouts, write_run
+from histories import Host, hostile_probe, make_probes, make_rollouts, write_run, writer
 from markdown_it import MarkdownIt
 from rich.cells import cell_len
 from sklearn.metrics import f1_score
 
 from introspection_probe.history import History
-from introspection_probe.records import Alert, Behavior, Explanation, Probe, ProbeExample, Rendered
+from introspection_probe.records import Alert, Behavior, Explanation
 from introspection_probe.scoring import newcombe
 
 HOSTILE = "[red]x[/red]\x1b[2J\a\u202eevil\u200b|`<script>\n\x9b31m\x7f*_$#1 @me"
@@ -33,35 +33,23 @@ STEPS = (0, 100, 200, 300)
 
 
 @pytest.fixture
-def iprobe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
-    return Program(monkeypatch, capsys)
-
-
-@pytest.fixture
-def db(tmp_path: Path) -> Path:
-    return tmp_path / "history.db"
-
-
-@pytest.fixture
 def write(db: Path) -> Callable[..., int]:
-    def write_one(**options: Any) -> int:
-        with History.open(str(db)) as history:
-            return write_run(history, **({"n": 60, "steps": STEPS} | options))
-
-    return write_one
+    return writer(db, n=60, steps=STEPS)
 
 
-def report_json(iprobe: Program, *args: object) -> dict[str, Any]:
-    result = iprobe("report", *args, "--format", "json")
+def report_json(program: Program, *args: object) -> dict[str, Any]:
+    result = program("report", *args, "--format", "json")
     assert result.code == 0
     report: dict[str, Any] = json.loads(result.out, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
     return report
 
 
-def test_json_agrees_with_a_plain_count_over_the_rollouts(iprobe: Program, db: Path, write: Callable[..., int]) -> None:
+def test_json_agrees_with_a_plain_count_over_the_rollouts(
+    program: Program, db: Path, write: Callable[..., int]
+) -> None:
     write(seed=5)
     probes, host = make_probes(60, seed=5), Host()
-    report = report_json(iprobe, "--db", db)
+    report = report_json(program, "--db", db)
     assert [found["step"] for found in report["rounds"]] == list(STEPS)
     for found in report["rounds"]:
         rollouts = make_rollouts(probes, found["step"] / STEPS[-1], host, 5)
@@ -108,19 +96,19 @@ def test_json_agrees_with_a_plain_count_over_the_rollouts(iprobe: Program, db: P
     assert report["verdict"]["kind"] in {"coupled", "no_gap", "not_evidence"}
 
 
-def test_json_names_the_run(iprobe: Program, db: Path, write: Callable[..., int]) -> None:
+def test_json_names_the_run(program: Program, db: Path, write: Callable[..., int]) -> None:
     run_id = write(name="sft", model="org/model", status="finished")
-    report = report_json(iprobe, "--db", db)
+    report = report_json(program, "--db", db)
     expected = {"run": "sft", "run_id": run_id, "model": "org/model", "task": "hint-mmlu", "status": "finished"}
     assert report.items() >= expected.items()
     assert report["step"] == 300
     assert report["stale"] is False
 
 
-def test_table_shows_the_same_numbers_as_json(iprobe: Program, db: Path, write: Callable[..., int]) -> None:
+def test_table_shows_the_same_numbers_as_json(program: Program, db: Path, write: Callable[..., int]) -> None:
     write()
-    first, last = (report_json(iprobe, "--db", db)["rounds"][end] for end in (0, -1))
-    out = iprobe("report", "--db", db, width=140).out
+    first, last = (report_json(program, "--db", db)["rounds"][end] for end in (0, -1))
+    out = program("report", "--db", db, width=140).out
     for label, key in (("Self EM", "self"), ("Orig EM", "orig")):
         values = [f"{found['targets'][key]['exact_match']:.3f}" for found in (first, last)]
         lower, upper = last["targets"][key]["exact_match_interval"]
@@ -136,9 +124,9 @@ def test_table_shows_the_same_numbers_as_json(iprobe: Program, db: Path, write: 
     assert re.search("[▁▂▃▄▅▆▇█]{3}", out)
 
 
-def test_a_change_is_the_last_round_minus_the_first(iprobe: Program, db: Path, write: Callable[..., int]) -> None:
+def test_a_change_is_the_last_round_minus_the_first(program: Program, db: Path, write: Callable[..., int]) -> None:
     write()
-    report = report_json(iprobe, "--db", db)
+    report = report_json(program, "--db", db)
 
     def values(found: dict[str, Any]) -> dict[str, Any]:
         own = found["targets"]["self"]
@@ -172,41 +160,41 @@ def test_a_change_is_the_last_round_minus_the_first(iprobe: Program, db: Path, w
             assert row["lower"] <= row["change"] <= row["upper"]
 
 
-def test_what_was_not_measured_is_a_dash(iprobe: Program, db: Path, write: Callable[..., int]) -> None:
+def test_what_was_not_measured_is_a_dash(program: Program, db: Path, write: Callable[..., int]) -> None:
     write(steps=(0,))
-    out = iprobe("report", "--db", db).out
+    out = program("report", "--db", db).out
     share = next(line for line in out.splitlines() if line.startswith("Self share"))
     assert share.split() == ["Self", "share", "\u2013"]
-    assert report_json(iprobe, "--db", db)["rounds"][0]["self_share"] is None
+    assert report_json(program, "--db", db)["rounds"][0]["self_share"] is None
 
 
-def test_a_run_without_rounds_says_so(iprobe: Program, db: Path, write: Callable[..., int]) -> None:
+def test_a_run_without_rounds_says_so(program: Program, db: Path, write: Callable[..., int]) -> None:
     write(steps=(), status="running")
-    out = iprobe("report", "--db", db).out
+    out = program("report", "--db", db).out
     assert "No round was taken yet" in out
     assert "running, step 0" in out
-    report = report_json(iprobe, "--db", db)
+    report = report_json(program, "--db", db)
     assert report["rounds"] == []
     assert report["verdict"] is None
-    assert iprobe("report", "--db", db, "--format", "markdown").code == 0
+    assert program("report", "--db", db, "--format", "markdown").code == 0
 
 
-def test_a_run_that_fell_silent_is_called_dead(iprobe: Program, db: Path, write: Callable[..., int]) -> None:
+def test_a_run_that_fell_silent_is_called_dead(program: Program, db: Path, write: Callable[..., int]) -> None:
     write(status="running")
-    assert "probably dead" not in iprobe("report", "--db", db).out
+    assert "probably dead" not in program("report", "--db", db).out
     with sqlite3.connect(db) as connection:
         connection.execute("UPDATE run SET updated_at = '2026-01-01 00:00:00.000000'")
     connection.close()
-    out = iprobe("report", "--db", db, width=140).out
+    out = program("report", "--db", db, width=140).out
     assert "says running, but silent for" in out
     assert "probably dead (last heard of at step 300)" in out
-    report = report_json(iprobe, "--db", db)
+    report = report_json(program, "--db", db)
     assert (report["status"], report["stale"]) == ("running", True)
-    assert "silent" in iprobe("runs", "--db", db).out
+    assert "silent" in program("runs", "--db", db).out
 
 
 def test_a_run_whose_rounds_take_long_is_not_called_dead_by_any_command(
-    iprobe: Program, db: Path, write: Callable[..., int]
+    program: Program, db: Path, write: Callable[..., int]
 ) -> None:
     """Half an hour a round, and twenty minutes of silence: it measures."""
     write(status="running")
@@ -216,23 +204,23 @@ def test_a_run_whose_rounds_take_long_is_not_called_dead_by_any_command(
             connection.execute("UPDATE run SET updated_at = ?", [f"{silent}"])
             connection.execute("UPDATE round SET duration_s = ? WHERE step = 100", [duration])
         connection.close()
-        assert report_json(iprobe, "--db", db)["stale"] is stale
-        assert json.loads(iprobe("runs", "--db", db, "--format", "json").out)[0]["stale"] is stale
-        assert ("silent" in iprobe("runs", "--db", db).out) is stale
+        assert report_json(program, "--db", db)["stale"] is stale
+        assert json.loads(program("runs", "--db", db, "--format", "json").out)[0]["stale"] is stale
+        assert ("silent" in program("runs", "--db", db).out) is stale
 
 
-def test_a_run_that_ended_is_never_called_silent(iprobe: Program, db: Path, write: Callable[..., int]) -> None:
+def test_a_run_that_ended_is_never_called_silent(program: Program, db: Path, write: Callable[..., int]) -> None:
     write(status="failed")
     with sqlite3.connect(db) as connection:
         connection.execute("UPDATE run SET updated_at = '2026-01-01 00:00:00.000000'")
     connection.close()
-    assert "failed at step 300" in iprobe("report", "--db", db).out
-    assert "failed" in iprobe("runs", "--db", db).out
-    assert json.loads(iprobe("runs", "--db", db, "--format", "json").out)[0]["stale"] is False
+    assert "failed at step 300" in program("report", "--db", db).out
+    assert "failed" in program("runs", "--db", db).out
+    assert json.loads(program("runs", "--db", db, "--format", "json").out)[0]["stale"] is False
 
 
 def test_active_alerts_are_shown_and_cleared_ones_only_in_json(
-    iprobe: Program, db: Path, write: Callable[..., int]
+    program: Program, db: Path, write: Callable[..., int]
 ) -> None:
     def alert(name: str, step: int, *, active: bool = True) -> Alert:
         return Alert(name, "hint-mmlu", step, "critical", f"{name} happened.", "Look at it.", active)
@@ -240,22 +228,22 @@ def test_active_alerts_are_shown_and_cleared_ones_only_in_json(
     write(
         alerts=[alert("coupling_lost", 100), alert("behavior_drifted", 200), alert("coupling_lost", 300, active=False)]
     )
-    out = iprobe("report", "--db", db).out
+    out = program("report", "--db", db).out
     assert "critical: behavior_drifted since step 200" in out
     assert "behavior_drifted happened. Look at it." in out
     assert "coupling_lost" not in out
-    alerts = {found["name"]: found for found in report_json(iprobe, "--db", db)["alerts"]}
+    alerts = {found["name"]: found for found in report_json(program, "--db", db)["alerts"]}
     assert alerts["behavior_drifted"]["active"] is True
     assert alerts["coupling_lost"]["active"] is False
     assert alerts["coupling_lost"]["cleared_step"] == 300
 
 
 def test_examples_are_those_whose_explanation_is_not_true_of_the_behaviour(
-    iprobe: Program, db: Path, write: Callable[..., int]
+    program: Program, db: Path, write: Callable[..., int]
 ) -> None:
     write()
-    examples = report_json(iprobe, "--db", db, "--examples", 1000)["examples"]
-    assert len(examples) == report_json(iprobe, "--db", db)["examples_total"] > 3
+    examples = report_json(program, "--db", db, "--examples", 1000)["examples"]
+    assert len(examples) == report_json(program, "--db", db)["examples_total"] > 3
     for example in examples:
         truth = Behavior(**example["behavior"]).explanation
         assert example["predicted"] != {"changed": truth.changed, "content": truth.content}
@@ -263,23 +251,23 @@ def test_examples_are_those_whose_explanation_is_not_true_of_the_behaviour(
     # The most telling first: true of M0, no longer of the model.
     old = Behavior(**examples[0]["m0"]).explanation
     assert examples[0]["predicted"] == {"changed": old.changed, "content": old.content}
-    assert len(report_json(iprobe, "--db", db)["examples"]) == 3
-    assert report_json(iprobe, "--db", db, "--examples", 0)["examples"] == []
-    out = iprobe("report", "--db", db, "--examples", 1).out
+    assert len(report_json(program, "--db", db)["examples"]) == 3
+    assert report_json(program, "--db", db, "--examples", 0)["examples"] == []
+    out = program("report", "--db", db, "--examples", 1).out
     assert f"“{examples[0]['predicted_text']}”  true of M0" in out
     assert "Hint: I think the answer is" in out
 
 
-def test_one_task_of_several(iprobe: Program, db: Path, write: Callable[..., int]) -> None:
+def test_one_task_of_several(program: Program, db: Path, write: Callable[..., int]) -> None:
     write(tasks=("hint-mmlu", "sycophancy"))
-    first = iprobe("report", "--db", db, "--format", "json")
+    first = program("report", "--db", db, "--format", "json")
     assert json.loads(first.out)["task"] == "hint-mmlu"
     assert "choose another with --task" in first.err
-    second = report_json(iprobe, "--db", db, "--task", "sycophancy")
+    second = report_json(program, "--db", db, "--task", "sycophancy")
     assert second["task"] == "sycophancy"
     assert all(example["id"].startswith("sycophancy") for example in second["examples"])
-    assert "also sycophancy: choose with --task" in iprobe("report", "--db", db).out
-    wrong = iprobe("report", "--db", db, "--task", "nope")
+    assert "also sycophancy: choose with --task" in program("report", "--db", db).out
+    wrong = program("report", "--db", db, "--task", "nope")
     assert (wrong.code, wrong.out) == (2, "")
     assert "has no task 'nope': it has hint-mmlu, sycophancy" in wrong.err
 
@@ -287,7 +275,7 @@ def test_one_task_of_several(iprobe: Program, db: Path, write: Callable[..., int
 @pytest.mark.parametrize("width", [1, 20, 32, 40, 47, 55, 61, 72, 80, 95, 100, 120, 200])
 @pytest.mark.parametrize("n_steps", [1, 4])
 def test_every_line_fits_the_terminal(
-    iprobe: Program, db: Path, write: Callable[..., int], width: int, n_steps: int
+    program: Program, db: Path, write: Callable[..., int], width: int, n_steps: int
 ) -> None:
     write(
         name="a-rather-long-name-of-a-run-that-goes-on",
@@ -295,12 +283,12 @@ def test_every_line_fits_the_terminal(
         alerts=[Alert("coupling_lost", "hint-mmlu", 100, "critical", "It is lost. " * 9, "Look at it.")],
     )
     for command in ("report", "runs"):
-        result = iprobe(command, "--db", db, width=width)
+        result = program(command, "--db", db, width=width)
         assert result.code == 0
         assert max(cell_len(line) for line in result.out.splitlines()) <= max(width, 8)
         assert all(line == line.rstrip() for line in result.out.splitlines())
     if width >= 40:
-        out = iprobe("report", "--db", db, width=width).out
+        out = program("report", "--db", db, width=width).out
         columns = [line for line in out.splitlines() if re.match(r"(Self EM|Orig EM|Changed F1) ", line)]
         assert len(columns) == 3
         if n_steps > 1:
@@ -310,30 +298,15 @@ def test_every_line_fits_the_terminal(
 
 
 def test_a_pipe_gets_no_escapes_and_a_terminal_gets_colour(
-    iprobe: Program, db: Path, write: Callable[..., int]
+    program: Program, db: Path, write: Callable[..., int]
 ) -> None:
     write()
-    assert "\x1b" not in iprobe("report", "--db", db).out
-    coloured = SGR.findall(iprobe("report", "--db", db, FORCE_COLOR="1", TERM="xterm-256color").out)
+    assert "\x1b" not in program("report", "--db", db).out
+    coloured = SGR.findall(program("report", "--db", db, FORCE_COLOR="1", TERM="xterm-256color").out)
     assert {"36"} <= set(coloured)
-    plain = iprobe("report", "--db", db, FORCE_COLOR="1", NO_COLOR="1", TERM="xterm-256color").out
+    plain = program("report", "--db", db, FORCE_COLOR="1", NO_COLOR="1", TERM="xterm-256color").out
     used = {int(code) for codes in SGR.findall(plain) for code in codes.split(";") if code}
     assert used <= {0, 1, 2, 3, 4}  # bold, dim, italic, underline: weight, no colour
-
-
-def hostile_probe(index: int, text: str) -> Probe:
-    behavior = Behavior(included=f"{text}1", ablated=text)
-    example = ProbeExample(
-        id=f"{index}{text}"[:200],
-        group=str(index),
-        task=HOSTILE,
-        included=({"role": "user", "content": f"{text} {HOSTILE}"},),
-        ablated=({"role": "user", "content": text},),
-        question=({"role": "user", "content": text},),
-        options=(text, f"{text}1"),
-        cue=HOSTILE,
-    )
-    return Probe(example, Rendered(text, text, text), "probe", behavior, {"orig": behavior.explanation})
 
 
 @pytest.fixture
@@ -343,7 +316,11 @@ def hostile_db(db: Path, write: Callable[..., int]) -> Path:
         model=HOSTILE,
         tasks=(HOSTILE,),
         uid="u1",
-        probes=[hostile_probe(0, HOSTILE), hostile_probe(1, HOSTILE * 3), hostile_probe(2, HOSTILE * 4000)],
+        probes=[
+            hostile_probe(0, HOSTILE, HOSTILE),
+            hostile_probe(1, HOSTILE * 3, HOSTILE),
+            hostile_probe(2, HOSTILE * 4000, HOSTILE),
+        ],
         host=Host(drift=0.0, learnt=0.0),
         alerts=[Alert(HOSTILE, HOSTILE, 100, "warning", HOSTILE, HOSTILE)],
     )
@@ -355,22 +332,22 @@ def inert(text: str) -> bool:
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])
-def test_hostile_text_is_inert_in_a_terminal(iprobe: Program, hostile_db: Path, width: int) -> None:
+def test_hostile_text_is_inert_in_a_terminal(program: Program, hostile_db: Path, width: int) -> None:
     for command in ("report", "runs"):
-        result = iprobe(command, "--db", hostile_db, width=width)
+        result = program(command, "--db", hostile_db, width=width)
         assert result.code == 0
         assert inert(result.out)
         assert "[red]" in result.out  # shown, not obeyed
         assert max(cell_len(line) for line in result.out.splitlines()) <= width
         assert len(result.out) < 20_000
-        coloured = iprobe(command, "--db", hostile_db, width=width, FORCE_COLOR="1", TERM="xterm-256color").out
+        coloured = program(command, "--db", hostile_db, width=width, FORCE_COLOR="1", TERM="xterm-256color").out
         assert inert(SGR.sub("", coloured))
-    assert "\\x1b[2J\\x07\\u202eevil" in iprobe("report", "--db", hostile_db, width=200).out
+    assert "\\x1b[2J\\x07\\u202eevil" in program("report", "--db", hostile_db, width=200).out
 
 
-def test_hostile_text_is_inert_in_markdown(iprobe: Program, hostile_db: Path) -> None:
+def test_hostile_text_is_inert_in_markdown(program: Program, hostile_db: Path) -> None:
     for command in ("report", "runs"):
-        result = iprobe(command, "--db", hostile_db, "--format", "markdown")
+        result = program(command, "--db", hostile_db, "--format", "markdown")
         assert inert(result.out)
         tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(result.out)
         inline = [child for token in tokens for child in token.children or []]
@@ -381,22 +358,22 @@ def test_hostile_text_is_inert_in_markdown(iprobe: Program, hostile_db: Path) ->
         assert cells["td_open"] % cells["th_open"] == 0
 
 
-def test_hostile_text_is_printable_and_unchanged_in_json(iprobe: Program, hostile_db: Path) -> None:
-    result = iprobe("report", "--db", hostile_db, "--format", "json")
+def test_hostile_text_is_printable_and_unchanged_in_json(program: Program, hostile_db: Path) -> None:
+    result = program("report", "--db", hostile_db, "--format", "json")
     assert result.out.replace("\n", "").isascii()
     assert inert(result.out)
     report = json.loads(result.out)
     assert report["run"] == report["model"] == report["task"] == HOSTILE
     assert report["examples"][0]["cue"] == HOSTILE
-    runs = json.loads(iprobe("runs", "--db", hostile_db, "--format", "json").out)
+    runs = json.loads(program("runs", "--db", hostile_db, "--format", "json").out)
     assert [run["run"] for run in runs] == [HOSTILE]
 
 
 def test_markdown_has_the_table_the_verdict_and_the_examples(
-    iprobe: Program, db: Path, write: Callable[..., int]
+    program: Program, db: Path, write: Callable[..., int]
 ) -> None:
     write()
-    out = iprobe("report", "--db", db, "--format", "markdown").out
+    out = program("report", "--db", db, "--format", "markdown").out
     assert out.startswith("## Introspection report: `sft-demo`\n")
     table = [line for line in out.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in table} == {9}
@@ -404,45 +381,45 @@ def test_markdown_has_the_table_the_verdict_and_the_examples(
     assert "&emsp;cue included" in out
 
 
-def test_runs_lists_the_latest_first(iprobe: Program, db: Path, write: Callable[..., int]) -> None:
+def test_runs_lists_the_latest_first(program: Program, db: Path, write: Callable[..., int]) -> None:
     for name in ("one", "two", "three"):
         write(name=name, steps=(0,), n=20)
-    assert [run["run"] for run in json.loads(iprobe("runs", "--db", db, "--format", "json").out)] == [
+    assert [run["run"] for run in json.loads(program("runs", "--db", db, "--format", "json").out)] == [
         "three",
         "two",
         "one",
     ]
-    two = iprobe("runs", "--db", db, "--limit", 2).out
+    two = program("runs", "--db", db, "--limit", 2).out
     assert [line.split()[1] for line in two.splitlines()[1:]] == ["three", "two"]
-    assert iprobe("runs", "--db", db, "--limit", 0).code == 2
+    assert program("runs", "--db", db, "--limit", 0).code == 2
 
 
-def test_a_run_is_found_by_number_and_name(iprobe: Program, db: Path, write: Callable[..., int]) -> None:
+def test_a_run_is_found_by_number_and_name(program: Program, db: Path, write: Callable[..., int]) -> None:
     first = write(name="one", steps=(0,), n=20)
     write(name="two", steps=(0,), n=20)
-    assert report_json(iprobe, first, "--db", db)["run"] == "one"
-    assert report_json(iprobe, "one", "--db", db)["run"] == "one"
-    assert report_json(iprobe, "--db", db)["run"] == "two"
-    wrong = iprobe("report", "twoo", "--db", db)
+    assert report_json(program, first, "--db", db)["run"] == "one"
+    assert report_json(program, "one", "--db", db)["run"] == "one"
+    assert report_json(program, "--db", db)["run"] == "two"
+    wrong = program("report", "twoo", "--db", db)
     assert (wrong.code, wrong.out) == (2, "")
     assert "'two'" in wrong.err
     assert len(wrong.err.splitlines()) == 1
 
 
-def test_the_suggested_commands_work_when_pasted(iprobe: Program, tmp_path: Path) -> None:
+def test_the_suggested_commands_work_when_pasted(program: Program, tmp_path: Path) -> None:
     import shlex
 
     db = tmp_path / "my history.db"
     with History.open(str(db)) as history:
         write_run(history, n=60, steps=STEPS, tasks=("hint-mmlu", "other task"))
-    out = iprobe("report", "--db", db, "--task", "other task", width=200).out
+    out = program("report", "--db", db, "--task", "other task", width=200).out
     commands = [line.split("  ")[0] for line in out.splitlines() if line.startswith("iprobe ")]
     assert len(commands) == 3
     for command in commands:
-        assert iprobe(*shlex.split(command)[1:]).code == 0
+        assert program(*shlex.split(command)[1:]).code == 0
 
 
-def test_a_password_is_not_repeated(iprobe: Program, db: Path, write: Callable[..., int]) -> None:
+def test_a_password_is_not_repeated(program: Program, db: Path, write: Callable[..., int]) -> None:
     from introspection_probe.history import History
     from iprobe.summary import read_course, summarize
     from iprobe.words import next_steps

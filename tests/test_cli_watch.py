@@ -25,7 +25,7 @@ from typing import Any
 
 import pytest
 from cli_program import Program, run_process
-from histories import make_probes, make_rollouts, write_run
+from histories import make_probes, make_rollouts, writer
 from rich.cells import cell_len
 from rich.console import Console
 
@@ -41,22 +41,8 @@ DRIFTED = Alert("behavior_drifted", "hint-mmlu", 100, "critical", "It drifted: 4
 
 
 @pytest.fixture
-def iprobe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
-    return Program(monkeypatch, capsys)
-
-
-@pytest.fixture
-def db(tmp_path: Path) -> Path:
-    return tmp_path / "history.db"
-
-
-@pytest.fixture
 def write(db: Path) -> Callable[..., int]:
-    def write_one(**options: Any) -> int:
-        with History.open(str(db)) as history:
-            return write_run(history, **({"n": 60, "steps": (0, 100, 200), "status": "running"} | options))
-
-    return write_one
+    return writer(db, n=60, steps=(0, 100, 200), status="running")
 
 
 def add_round(db: Path, run_id: int, step: int) -> None:
@@ -263,16 +249,16 @@ def test_a_program_gets_an_object_a_line_whenever_something_happened(db: Path, w
     assert "\x1b" not in result.out
 
 
-def test_a_run_that_has_ended_is_shown_once(iprobe: Program, db: Path, write: Callable[..., int]) -> None:
+def test_a_run_that_has_ended_is_shown_once(program: Program, db: Path, write: Callable[..., int]) -> None:
     write(status="failed", alerts=[DRIFTED])
-    result = iprobe("watch", "--db", db)
+    result = program("watch", "--db", db)
     assert (result.code, result.err) == (0, "")
     assert "failed at step 200" in result.out
     assert "behavior_drifted" in result.out
 
 
 def test_what_waiting_cannot_help_is_said_at_once(
-    iprobe: Program, db: Path, write: Callable[..., int], tmp_path: Path
+    program: Program, db: Path, write: Callable[..., int], tmp_path: Path
 ) -> None:
     write()
     other = tmp_path / "other.db"
@@ -283,7 +269,7 @@ def test_what_waiting_cannot_help_is_said_at_once(
         (("--db", db, "--task", "nope"), "has no task 'nope': it has hint-mmlu"),
         (("--db", db, "--every", "0"), "every"),
     ):
-        result = iprobe("watch", *args)
+        result = program("watch", *args)
         assert (result.code, result.out, says in result.err) == (2, "", True), result.err
 
 

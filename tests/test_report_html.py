@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 from cli_program import Program, run_process
 from debian import program as debian_program
-from histories import Host, make_probes, make_rollouts, write_run
+from histories import Host, hostile_probe, make_probes, make_rollouts, writer
 
 from introspection_probe.history import History
-from introspection_probe.records import Alert, Behavior, Probe, ProbeExample, Rendered, Round, RunInfo
+from introspection_probe.records import Alert, Round, RunInfo
 from introspection_probe.scoring import score_by_task, score_round
 from iprobe.charts import RATIO, Axis, Series, difference_scale, draw
 
@@ -125,17 +125,8 @@ def check(page: Page) -> None:
 
 
 @pytest.fixture
-def db(tmp_path: Path) -> Path:
-    return tmp_path / "history.db"
-
-
-@pytest.fixture
 def write(db: Path) -> Callable[..., int]:
-    def write_one(**options: Any) -> int:
-        with History.open(str(db)) as history:
-            return write_run(history, **({"n": 60, "steps": STEPS} | options))
-
-    return write_one
+    return writer(db, n=60, steps=STEPS)
 
 
 @pytest.fixture
@@ -290,21 +281,6 @@ def test_alarms_stand_on_the_time_axis(db: Path, write: Callable[..., int], html
     assert "from step 100 to step 300, over" in page.text
 
 
-def hostile_probe(index: int, text: str) -> Probe:
-    behavior = Behavior(included=f"{text}1", ablated=text)
-    example = ProbeExample(
-        id=f"{index}{HOSTILE}"[:200],
-        group=str(index),
-        task=HOSTILE,
-        included=({"role": "user", "content": f"{text} {HOSTILE}\n{text}"},),
-        ablated=({"role": "user", "content": text},),
-        question=({"role": "user", "content": text},),
-        options=(text, f"{text}1"),
-        cue=HOSTILE,
-    )
-    return Probe(example, Rendered(text, text, text), "probe", behavior, {"orig": behavior.explanation})
-
-
 @pytest.fixture
 def hostile(write: Callable[..., int]) -> None:
     write(
@@ -313,11 +289,11 @@ def hostile(write: Callable[..., int]) -> None:
         tasks=(HOSTILE,),
         uid=HOSTILE,
         probes=[
-            hostile_probe(0, HOSTILE),
-            hostile_probe(1, "\x00\ud800" + HOSTILE),
-            hostile_probe(2, HOSTILE * 1500),  # 200 kB
-            hostile_probe(3, "<script>" * 400),
-            hostile_probe(4, "a\n" * 900),
+            hostile_probe(0, HOSTILE, HOSTILE),
+            hostile_probe(1, "\x00\ud800" + HOSTILE, HOSTILE),
+            hostile_probe(2, HOSTILE * 1500, HOSTILE),  # 200 kB
+            hostile_probe(3, "<script>" * 400, HOSTILE),
+            hostile_probe(4, "a\n" * 900, HOSTILE),
         ],
         host=Host(drift=0.0, learnt=0.0),
         alerts=[Alert(HOSTILE, HOSTILE, 100, "warning", HOSTILE, HOSTILE)],
