@@ -52,28 +52,6 @@ class Asked:
     responses: Responses | None = None
 
 
-class Meter:
-    """Counts examples over several measurements for one progress bar."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress, self._total, self._done = progress, total, 0
-
-    def label(self, what: str) -> Callable[[int], None]:
-        """A function that counts examples done under this heading."""
-
-        def advance(count: int) -> None:
-            self._done += count
-            if self._progress is not None:
-                self._progress(what, self._done, self._total)
-
-        advance(0)
-        return advance
-
-    def skip(self, count: int) -> None:
-        """Count examples that will not be asked."""
-        self._done += count
-
-
 def questions(
     task: Task, tokenizer: Any, seed: int, style: PromptStyle, rows: Sequence[tuple[int, Mapping[str, Any]]]
 ) -> list[Question]:

@@ -107,3 +107,9 @@ class Measured:
     asked: tuple[tuple[int, Asked], ...]
     unjudged: int
     seconds: float
+
+
+def brief(value: object) -> str:
+    """A value of a plan in a sentence: printable, and cut where it is long."""
+    text = ascii(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

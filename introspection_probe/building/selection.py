@@ -18,6 +18,7 @@ from typing import Any
 
 from introspection_probe.building.asking import questions
 from introspection_probe.errors import IntrospectionError
+from introspection_probe.probe_set.draws import place
 from introspection_probe.probe_set.similar import normalized
 from introspection_probe.records import Message, Probe, ProbeExample, Rendered
 from introspection_probe.tasks.base import PromptStyle, Task
@@ -158,7 +159,7 @@ def balanced(probes: Sequence[Probe], field: str, seed: int) -> list[Probe]:
                 by_value.setdefault(value_of(probe), []).append(probe.example.id)
         least = min(map(len, by_value.values()), default=0)
         for ids in by_value.values():
-            kept.update(sorted(ids, key=lambda identity: _place(seed, identity))[:least])
+            kept.update(sorted(ids, key=lambda identity: place("balance", seed, identity))[:least])
     return [probe for probe in probes if probe.example.id in kept]
 
 
@@ -229,7 +230,3 @@ def words_of(messages: Sequence[Message]) -> bytes:
 def _digest(example: ProbeExample, rendered: Rendered) -> str:
     said = [example.id, rendered.included, rendered.ablated, rendered.question, *example.options]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
-
-
-def _place(seed: int, identity: str) -> bytes:
-    return hashlib.sha256(f"balance {seed}\x00{identity}".encode()).digest()

@@ -17,7 +17,7 @@ from typing import Any
 
 from introspection_probe.building.asking import Asked
 from introspection_probe.building.make_set import BuildSummary, make_set
-from introspection_probe.building.plan import BuildPlan, Found, Measured
+from introspection_probe.building.plan import BuildPlan, Found, Measured, brief
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.probe_set import EXAMPLES, SHARD, ProbeSet
 from introspection_probe.probe_set.folders import new_folder
@@ -63,12 +63,11 @@ def save_shard(shard: Shard, folder: Path) -> None:
     Raises:
         IntrospectionError: the folder is there already, or cannot be written.
     """
-    found = {**asdict(shard.measured.found), "tried": [asdict(signal) for signal in shard.measured.found.tried]}
     content = {
         "format_version": _FORMAT,
         "shard": [shard.index, shard.count],
         "plan": shard.plan.as_json(),
-        "found": found,
+        "found": asdict(shard.measured.found),
         "numbers": [number for number, _ in shard.measured.asked],
         "unjudged": shard.measured.unjudged,
         "seconds": shard.measured.seconds,
@@ -151,8 +150,8 @@ def _check_alike(first_folder: Path, first: Shard, folder: Path, shard: Shard) -
         differing = next((name for name in one if one[name] != other.get(name)), None)
         if differing is not None:
             raise IntrospectionError(
-                f"{first_folder} and {folder} are not of one build: {differing} is {_brief(one[differing])} in the "
-                f"first and {_brief(other.get(differing))} in the second; build all shards with the same arguments "
+                f"{first_folder} and {folder} are not of one build: {differing} is {brief(one[differing])} in the "
+                f"first and {brief(other.get(differing))} in the second; build all shards with the same arguments "
                 "on the same data"
             )
 
@@ -169,8 +168,3 @@ def _found(row: Mapping[str, Any]) -> Found:
             "tried": tuple(Signal(**signal) for signal in row["tried"]),
         }
     )
-
-
-def _brief(value: object) -> str:
-    text = ascii(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -22,6 +22,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from introspection_probe.building.plan import brief
 from introspection_probe.building.selection import Candidate
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.records import Behavior, Responses
@@ -154,8 +155,8 @@ class BuildWork(AbstractContextManager["BuildWork"]):
         if differing:
             name = differing[0]
             raise WorkError(
-                f"{folder} holds a build that was stopped, and {name} was {_brief(before.get(name))} there and "
-                f"is {_brief(plan.get(name))} now: give the same arguments to go on, or delete that folder to start "
+                f"{folder} holds a build that was stopped, and {name} was {brief(before.get(name))} there and "
+                f"is {brief(plan.get(name))} now: give the same arguments to go on, or delete that folder to start "
                 "anew"
             )
 
@@ -189,8 +190,3 @@ def _responses(row: Mapping[str, Any]) -> Responses:
         included_ids=tuple(row["included_ids"]),
         ablated_ids=tuple(row["ablated_ids"]),
     )
-
-
-def _brief(value: object) -> str:
-    text = ascii(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

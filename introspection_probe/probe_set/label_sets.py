@@ -6,13 +6,13 @@ seed the draws are nested: the examples that 20% noise touches are among those t
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 from collections.abc import Mapping
 
 from introspection_probe.errors import IntrospectionError
 from introspection_probe.probe_set import ProbeSet
+from introspection_probe.probe_set.draws import place
 from introspection_probe.records import Explanation
 from introspection_probe.tasks import explanations
 
@@ -43,7 +43,7 @@ def mixed_labels(probe_set: ProbeSet, shares: Mapping[str, float], seed: int) ->
     for side in ("train", "probe"):
         groups = sorted(
             {probe.example.group for probe in probe_set.probes if probe.split == side},
-            key=lambda group: _place("mix", seed, group),
+            key=lambda group: place("mix", seed, group),
         )
         upto, start = 0.0, 0
         for name, share in shares.items():
@@ -74,13 +74,9 @@ def noisy_labels(probe_set: ProbeSet, rate: float, seed: int, base: str = "orig"
     labels = {probe.example.id: probe.labels[base] for probe in probe_set.probes}
     for side in ("train", "probe"):
         probes = [probe for probe in probe_set.probes if probe.split == side]
-        probes.sort(key=lambda probe: _place("noise", seed, probe.example.id))
+        probes.sort(key=lambda probe: place("noise", seed, probe.example.id))
         for probe in probes[: round(rate * len(probes))]:
             identity = probe.example.id
             others = [e for e in explanations.candidates(probe.example.options) if e != labels[identity]]
             labels[identity] = random.Random(f"noise {seed} {identity}").choice(others)
     return labels
-
-
-def _place(what: str, seed: int, name: str) -> bytes:
-    return hashlib.sha256(f"{what} {seed}\x00{name}".encode()).digest()
