@@ -6,6 +6,7 @@ other way round.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -108,3 +109,13 @@ def _write_atomically(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     partial.replace(path)
+
+
+def offline_uid(identity: str, content_hash: str) -> str:
+    """The uid of a run that is measured from outside: the same for `iprobe probe` and `iprobe follow`.
+
+    Args:
+        identity: the name that was given, or the folder of the checkpoints as an absolute path.
+        content_hash: of what it is measured with.
+    """
+    return hashlib.sha256(json.dumps(["offline", identity, content_hash]).encode()).hexdigest()[:32]

@@ -10,7 +10,7 @@ import typer
 
 from iprobe.console import Format, note, show, stdout_console, write, write_json
 from iprobe.options import FormatOption
-from iprobe.torch_models import DeviceOption, DtypeOption, open_model, progress_bar
+from iprobe.torch_models import DeviceOption, DtypeOption, counting, open_model, progress_bar
 
 if TYPE_CHECKING:
     from introspection_probe.doctor import Examination
@@ -77,17 +77,10 @@ def _with_model(
 
     loaded, tokenizer = open_model(model, device, dtype)
     settings = replace(settings, parameters=sum(parameter.numel() for parameter in loaded.parameters()))
-    done = 0
+    from introspection_probe.doctor.model import asked_of
+
     with progress_bar() as progress:
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            progress("asking", done, total)
-
-        from introspection_probe.doctor.model import asked_of
-
-        total = len(asked_of(probe_set))
+        advance = counting(progress, "asking", len(asked_of(probe_set)))
         return examine(probe_set, settings, effect=effect, model=loaded, tokenizer=tokenizer, progress=advance)
 
 

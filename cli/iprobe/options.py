@@ -1,4 +1,4 @@
-"""Options that every reading command takes."""
+"""What several reading commands take."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from typing import Annotated
 import typer
 
 from iprobe.console import Format
+
+RunArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="RUN", help="Run: its number, its name, or how its uid begins. The latest run by default."),
+]
 
 DbOption = Annotated[
     str | None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -13,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from introspection_probe.run_folder import offline_uid
 from iprobe.console import note, stdout_console
 from iprobe.endpoints import EndpointOption, open_endpoint
 from iprobe.options import DbOption
 from iprobe.shell import db_option
-from iprobe.torch_models import DeviceOption, DtypeOption, TokenizerOption, open_model, progress_bar
+from iprobe.torch_models import DeviceOption, DtypeOption, TokenizerOption, counting, open_model, progress_bar
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Bar = Callable[[str, int, int], None]
 Take = Callable[[int, Bar], "Round"]
+_MEASURING = "measuring"
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
@@ -118,7 +119,9 @@ def _local(model: str, probe_set: ProbeSet, device: str | None, dtype: str | Non
 
     measured = probe_set.split("probe")
     encoded = encode_set(tokenizer, probe_set, measured)
-    return lambda step, progress: measure(mt, tokenizer, encoded, step=step, progress=_counting(progress, len(encoded)))
+    return lambda step, progress: measure(
+        mt, tokenizer, encoded, step=step, progress=counting(progress, _MEASURING, len(encoded))
+    )
 
 
 def _remote(interview: Interview, probe_set: ProbeSet) -> Take:
@@ -129,19 +132,8 @@ def _remote(interview: Interview, probe_set: ProbeSet) -> Take:
         step=step,
         answer_prefix=probe_set.style.answer_prefix,
         judging=probe_set.manifest.judging,
-        progress=_counting(progress, 3 * len(measured)),
+        progress=counting(progress, _MEASURING, 3 * len(measured)),
     )
-
-
-def _counting(progress: Bar, total: int) -> Callable[[int], None]:
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        progress("measuring", done, total)
-
-    return advance
 
 
 def checkpoint_step(model: str) -> int:
@@ -168,8 +160,7 @@ def run_identity(model: str, run: str | None, content_hash: str) -> tuple[str, s
         if _CHECKPOINT.fullmatch(folder.name):
             folder = folder.parent
         name, identity = folder.name or model, str(folder)
-    uid = hashlib.sha256(json.dumps(["offline", identity, content_hash]).encode()).hexdigest()[:32]
-    return name, uid
+    return name, offline_uid(identity, content_hash)
 
 
 def _scores(task: str, scores: RoundScores, name: str, step: int) -> RenderableType:

@@ -12,7 +12,7 @@ from iprobe.console import Format, note, stdout_console, write, write_json
 from iprobe.console import show as print_result
 from iprobe.options import FormatOption
 from iprobe.text import safe_text
-from iprobe.torch_models import DeviceOption, DtypeOption, open_model, open_tokenizer, progress_bar
+from iprobe.torch_models import DeviceOption, DtypeOption, counting, open_model, open_tokenizer, progress_bar
 
 if TYPE_CHECKING:
     from introspection_probe.probe_set import ProbeSet
@@ -164,14 +164,8 @@ def relabel(
         from introspection_probe.building.relabelling import labels_of_model
         from introspection_probe.models import model_fingerprint
 
-        done = 0
         with progress_bar() as progress:
-
-            def advance(count: int) -> None:
-                nonlocal done
-                done += count
-                progress(name, done, len(loaded.probes))
-
+            advance = counting(progress, name, len(loaded.probes))
             labels = labels_of_model(loaded, other, tokenizer, progress=advance)
         origin = {"model": model, "model_fingerprint": model_fingerprint(other)}
     agreeing = sum(labels[probe.example.id] == probe.labels["orig"] for probe in loaded.probes)

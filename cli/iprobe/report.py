@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from iprobe.console import Format, note, show, stdout_console, write, write_json
-from iprobe.options import DbOption, FormatOption
+from iprobe.options import DbOption, FormatOption, RunArgument
 from iprobe.text import safe_text
 
 if TYPE_CHECKING:
@@ -23,12 +23,7 @@ _TASKS_ON_A_PAGE = 50
 
 
 def report(
-    run: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="RUN", help="Run: its number, its name, or how its uid begins. The latest run by default."
-        ),
-    ] = None,
+    run: RunArgument = None,
     db: DbOption = None,
     task: Annotated[
         str | None,

@@ -92,3 +92,15 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
             progress.update(bar, description=safe_text(label, 40), completed=done, total=total)
 
         yield update
+
+
+def counting(progress: Callable[[str, int, int], None], label: str, total: int) -> Callable[[int], None]:
+    """Moves the bar by the number of examples that were finished since the last call."""
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(label, done, total)
+
+    return advance

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from iprobe.console import note, show, stdout_console, write, write_json
-from iprobe.options import DbOption
+from iprobe.options import DbOption, RunArgument
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,12 +27,7 @@ class Snapshot(StrEnum):
 
 
 def watch(
-    run: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="RUN", help="Run: its number, its name, or how its uid begins. The latest run by default."
-        ),
-    ] = None,
+    run: RunArgument = None,
     db: DbOption = None,
     task: Annotated[
         str | None,

@@ -6,8 +6,6 @@ alone, so a restarted follower goes on where the history ends.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -30,6 +28,7 @@ from introspection_probe.observers import Observers
 from introspection_probe.probe_set import ProbeSet
 from introspection_probe.records import Round, RunInfo, RunStatus
 from introspection_probe.rollout import Prober, encode_set
+from introspection_probe.run_folder import offline_uid
 from introspection_probe.scoring.counts import RoundScores
 from introspection_probe.scoring.rounds import score_by_task
 
@@ -90,7 +89,7 @@ class Follower:
         self._loader = CheckpointLoader(base=base, device=device, dtype=dtype, tokenizer=tokenizer)
         self._tell, self._measured, self._progress = note, measured, progress
         self._info = RunInfo(
-            uid=run_uid(self._output_dir, probe_set.content_hash),
+            uid=offline_uid(str(self._output_dir.resolve()), probe_set.content_hash),
             name=self._config.run_name or self._output_dir.resolve().name,
             model=probe_set.manifest.model,
             tasks=self._mixture.tasks,
@@ -117,7 +116,7 @@ class Follower:
             raise IntrospectionError(f"there is no folder {self._output_dir}: give the one the run writes into")
         guard = Guard(self._config.on_error)
         baseline = read_baseline(self._config, self._mixture, self._info.uid, guard)
-        with History.open(None if self._config.db is None else str(self._config.db)) as history:
+        with History.open(self._config.db) as history:
             run_id = history.start_run(self._info)
             known = {round_.step: round_.started_at.timestamp() for round_ in history.rounds(run_id)}
         self._backlog = Backlog(known, settle_s=self._settle_s, attempts=1 if once else ATTEMPTS)
@@ -277,9 +276,3 @@ class Follower:
 
 class _WrongTokenizerError(IntrospectionError):
     """The probe set does not belong to the run: no checkpoint of it can be measured."""
-
-
-def run_uid(output_dir: Path, content_hash: str) -> str:
-    """The identity of a followed run: that which `iprobe probe` gives to the checkpoints in the same folder."""
-    identity = ["offline", str(output_dir.resolve()), content_hash]
-    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
