@@ -64,7 +64,7 @@ def read_baseline(config: IntrospectionConfig, mixture: Mixture, uid: str, guard
         return None
     try:
         try:
-            opened = History.open(None if config.db is None else str(config.db), must_exist=True)
+            opened = History.open(config.db, must_exist=True)
         except HistoryUnavailableError:
             raise
         except IntrospectionError as error:

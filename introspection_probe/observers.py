@@ -57,8 +57,7 @@ class Observers:
             self._publisher = Publisher(target, self._exporter.registry, info.name, on_error=self._publishing_failed)
         self._exporter.set_active(True)
         self._trackers = Trackers(report_to, output_dir)
-        db = None if config.db is None else str(config.db)
-        self._writer = HistoryWriter(db, on_error=self._history_failed)
+        self._writer = HistoryWriter(config.db, on_error=self._history_failed)
         self._run_id: int | None = None
         task_of = {probe.example.id: probe.example.task for probe in mixture.measured(config.max_probes)}
         taught = {probe.example.task for part in mixture.parts for probe in part.taught()} if config.mixes else set()
@@ -72,7 +71,7 @@ class Observers:
         self._actions = choose_actions(config.on_alert, run=info.name, on_error=self._action_failed)
         if after_step is not None:
             with guard("reading the run's earlier rounds"):
-                self._replay(db, info.uid, after_step)
+                self._replay(config.db, info.uid, after_step)
 
         def start(history: History) -> None:
             self._run_id = history.start_run(info, after_step=after_step)
@@ -89,7 +88,7 @@ class Observers:
 
         self._writer.submit(start)
 
-    def _replay(self, db: str | None, uid: str, after_step: int) -> None:
+    def _replay(self, db: str | Path | None, uid: str, after_step: int) -> None:
         """Show the monitor what was measured before this process, so that it goes on where it was."""
         with History.open(db, must_exist=True) as history:
             run = history.find_run(uid)
@@ -157,14 +156,8 @@ class Observers:
             if judgement is not None:
                 self._act(judgement)
 
-    def heartbeat(self, step: int) -> None:
-        """The run lives and is at this step."""
-        self._submit(lambda history, run_id: history.update_run(run_id, step=step), replaces="heartbeat")
-        with self._guard("exporting metrics"):
-            self._exporter.observe_step(step)
-
-    def step_done(self, step: int, losses: Mapping[str, float]) -> None:
-        """The host's progress, and the mixed losses by term."""
+    def heartbeat(self, step: int, losses: Mapping[str, float] | None = None) -> None:
+        """The run lives and is at this step; with the mixed losses by term where they are new."""
         self._submit(lambda history, run_id: history.update_run(run_id, step=step), replaces="heartbeat")
         with self._guard("exporting metrics"):
             self._exporter.observe_step(step, losses)

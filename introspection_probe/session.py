@@ -201,7 +201,7 @@ class Session:
         losses: dict[str, float] = {term: loss.mean for term, loss in self._losses.drain().items()}
         numbers = {f"{PREFIX}{term}_loss": value for term, value in losses.items()}
         if self.observers is not None:
-            self.observers.step_done(step, losses)
+            self.observers.heartbeat(step, losses)
             if numbers:
                 self.observers.track(numbers, step)
         numbers.update(self._fresh)

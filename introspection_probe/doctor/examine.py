@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from introspection_probe.doctor.behavior import behavior_findings, label_findings, leak_finding, power_findings
@@ -111,20 +110,21 @@ def train_begin_findings(
     from introspection_probe.building.asking import window
     from introspection_probe.doctor.template import template_findings, token_findings
 
+    def checks_of(probe_set: ProbeSet, *, with_behavior: bool) -> list[Callable[[], list[Finding]]]:
+        return [
+            lambda: label_findings(probe_set, settings.supervision),
+            lambda: template_findings(probe_set, tokenizer, check_tokens=False),
+            lambda: [leak_finding(probe_set)],
+            lambda: token_findings(probe_set, tokenizer, window(model)),
+            lambda: behavior_findings(probe_set) if with_behavior else [],
+        ]
+
     fresh = set(just_built)
     taught = sum(len(probe_set.split("train")) for probe_set in probe_sets.values())
     found = _troubles("", lambda: settings_findings(settings, taught))
     for name, probe_set in probe_sets.items():
         which = f"{name}: " if len(probe_sets) > 1 else ""
-        checks: list[Callable[[], list[Finding]]] = [
-            partial(label_findings, probe_set, settings.supervision),
-            partial(template_findings, probe_set, tokenizer, check_tokens=False),
-            lambda s=probe_set: [leak_finding(s)],  # type: ignore[misc]
-            lambda s=probe_set: token_findings(s, tokenizer, window(model)),  # type: ignore[misc]
-        ]
-        if name not in fresh:
-            checks.append(partial(behavior_findings, probe_set))
-        for check in checks:
+        for check in checks_of(probe_set, with_behavior=name not in fresh):
             found += _troubles(which, check)
     return list(_worst_first(found))
 

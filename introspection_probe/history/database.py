@@ -34,7 +34,7 @@ class NotThereError(IntrospectionError):
     """There is no such history, or no such run in it: it may yet come."""
 
 
-def resolve_url(db: str | None) -> str:
+def resolve_url(db: str | Path | None) -> str:
     """The SQLAlchemy URL of the history: ``db``, else the environment's ``IPROBE_DB``, else ``DEFAULT_URL``.
 
     A bare file path is a SQLite file. ``postgresql://`` means psycopg 3, the driver this project tests.
@@ -42,7 +42,7 @@ def resolve_url(db: str | None) -> str:
     Raises:
         IntrospectionError: it is no URL, or names a database that SQLAlchemy does not know.
     """
-    text = db or os.environ.get("IPROBE_DB") or DEFAULT_URL
+    text = str(db or os.environ.get("IPROBE_DB") or DEFAULT_URL)
     if "://" not in text:
         if text == ":memory:":
             return "sqlite://"
@@ -75,7 +75,7 @@ class Database:
         must_exist: do not create anything, and open a file on a read-only medium for reading alone.
     """
 
-    def __init__(self, db: str | None, *, must_exist: bool) -> None:
+    def __init__(self, db: str | Path | None, *, must_exist: bool) -> None:
         self._url = make_url(resolve_url(db))
         self.shown = _shown(self._url)
         self.file = _sqlite_file(self._url)

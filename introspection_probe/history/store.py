@@ -7,6 +7,7 @@ One :class:`History` belongs to one thread; a training run writes through
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -36,7 +37,7 @@ class History:
         self._texts = Texts()
 
     @classmethod
-    def open(cls, db: str | None = None, *, must_exist: bool = False) -> Self:
+    def open(cls, db: str | Path | None = None, *, must_exist: bool = False) -> Self:
         """Open the history, making or upgrading its tables where needed.
 
         Args:

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -48,7 +49,7 @@ class HistoryWriter:
             is left out or lost. It may log; what it raises is logged and dropped.
     """
 
-    def __init__(self, db: str | None, *, on_error: Callable[[Exception], None]) -> None:
+    def __init__(self, db: str | Path | None, *, on_error: Callable[[Exception], None]) -> None:
         self._db = db
         self._on_error = on_error
         self._pending: deque[_Pending] = deque()
